@@ -1,0 +1,1 @@
+"""Write and read one artifact each: the only coupling between stages."""

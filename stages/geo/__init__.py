@@ -1,0 +1,1 @@
+"""Grids, rasters and vectors: rasterio, odc-geo and geopandas only."""

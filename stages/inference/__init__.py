@@ -1,0 +1,1 @@
+"""Whole-scene prediction in bounded memory."""

@@ -1,0 +1,1 @@
+"""General networks in plain torch: tensors in, tensors out, no raster in sight."""

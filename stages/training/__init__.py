@@ -1,0 +1,1 @@
+"""Loops that fit classifiers to samples."""
