@@ -19,6 +19,7 @@ BLOCKS = "blocks.parquet"
 #: Target of a pixel without a label.
 UNLABELLED = 255
 #: Target of a pixel whose class the config drops: no model may learn it, and a map can never be right there.
+#: Its role is TEST in test blocks (an error in a second accuracy) and NONE elsewhere.
 DROPPED = 254
 
 
@@ -53,15 +54,18 @@ class Samples:
       target       uint8 (y, x)        class index 0..K-1, `DROPPED` or `UNLABELLED`
       independent  uint8 (y, x)        the same for the independent test set (`UNLABELLED` where there is none)
       block        int32 (y, x)        ground block of the pixel (a group lies whole in one block), -1 outside
+      group        int32 (y, x)        group of the labelled pixel, -1 where it stands for itself
       role         uint8 (fold, y, x)  `Role` of the pixel's label in every fold
+      final        uint8 (y, x)        `Role` of the label in a model trained on all labels (after cross-validation)
     and per block and fold `parts` uint8 (fold, block), `Part` of every block.
 
-    Without folds there is one fold, the split itself.
+    Without folds there is one fold, the split itself. Where a method takes a fold, None means the final model,
+    which learns from every block; only the independent test set stays out of it.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
-        self._arrays: Any = None
+        self._arrays: dict[str, Any] = {}
         self.summary: dict[str, Any] = json.loads((self.folder / SUMMARY).read_text())
         self.classes: tuple[str, ...] = tuple(self.summary["classes"])
         #: Number of folds; 1 where a single split was asked for.
@@ -71,7 +75,7 @@ class Samples:
         self.parts: np.ndarray = np.asarray(self.summary["parts"], dtype=np.uint8)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_arrays": None}
+        return {**self.__dict__, "_arrays": {}}
 
     @staticmethod
     def layout(folder: Path, grid: Grid, folds: int) -> None:
@@ -82,17 +86,19 @@ class Samples:
         side, shape = grid.tile, grid.shape
         for name in ("target", "independent"):
             group.create_array(name, shape=shape, chunks=(side, side), dtype="uint8", fill_value=UNLABELLED)
-        group.create_array("block", shape=shape, chunks=(side, side), dtype="int32", fill_value=-1)
+        for name in ("block", "group"):
+            group.create_array(name, shape=shape, chunks=(side, side), dtype="int32", fill_value=-1)
         group.create_array("role", shape=(folds, *shape), chunks=(1, side, side), dtype="uint8", fill_value=0)
+        group.create_array("final", shape=shape, chunks=(side, side), dtype="uint8", fill_value=0)
 
     @staticmethod
     def write(folder: Path, window: Window, **arrays: np.ndarray) -> None:
-        """Write any of target, independent, block and role for one window."""
+        """Write any of the arrays for one window."""
         import zarr
 
-        group: Any = zarr.open_group(folder / STORE, mode="r+")
         for name, values in arrays.items():
-            group[name][(..., *window.slices)] = values
+            array: Any = zarr.open_array(folder / STORE / name, mode="r+")
+            array[(..., *window.slices)] = values
 
     @staticmethod
     def write_summary(folder: Path, summary: dict[str, Any]) -> None:
@@ -101,22 +107,29 @@ class Samples:
 
     @staticmethod
     def write_statistics(folder: Path, statistics: list[dict[str, Any]]) -> None:
-        """Write one entry a fold: channels, mean, std, percentiles, class_pixels, class_means, class_stds."""
+        """Write one entry a fold and a last one for the final model.
+
+        Keys: channels, pixels, mean, std, percentiles (by level, one value a channel), class_pixels, class_means and
+        class_stds (a row a class, None where it has no training pixel).
+        """
         (folder / STATISTICS).write_text(json.dumps(statistics, indent=1))
 
-    def statistics(self, fold: int) -> dict[str, Any]:
+    def statistics(self, fold: int | None) -> dict[str, Any]:
         """Mean, deviation and percentiles of every channel over the valid training pixels of a fold."""
         entries: list[dict[str, Any]] = json.loads((self.folder / STATISTICS).read_text())
-        return entries[fold]
+        return entries[-1 if fold is None else fold]
 
     def read(self, name: str, window: Window) -> np.ndarray:
-        """Read one of target, independent, block or role (fold, y, x) for a window."""
-        if self._arrays is None:
+        """Read one of the arrays for a window."""
+        values: np.ndarray = self._array(name)[(..., *window.slices)]
+        return values
+
+    def _array(self, name: str) -> Any:
+        if name not in self._arrays:
             import zarr
 
-            self._arrays = zarr.open_group(self.folder / STORE, mode="r")
-        values: np.ndarray = self._arrays[name][(..., *window.slices)]
-        return values
+            self._arrays[name] = zarr.open_array(self.folder / STORE / name, mode="r")
+        return self._arrays[name]
 
     def part(self, fold: int, window: Window) -> np.ndarray:
         """`Part` of every pixel of a window in one fold, from its block: uint8 (y, x)."""
@@ -125,13 +138,27 @@ class Samples:
         found: np.ndarray = parts[block]
         return found
 
-    def training_mask(self, fold: int, window: Window) -> np.ndarray:
-        """Pixels that a training input of a fold may hold: bool (y, x)."""
-        mask: np.ndarray = self.part(fold, window) == Part.TRAIN
+    def training_mask(self, fold: int | None, window: Window) -> np.ndarray:
+        """Pixels that a training input of a fold may hold: bool (y, x); never one of the independent test set."""
+        open_to_all = self.read("independent", window) == UNLABELLED
+        mask: np.ndarray = open_to_all if fold is None else open_to_all & (self.part(fold, window) == Part.TRAIN)
         return mask
 
+    def roles(self, fold: int | None, window: Window) -> np.ndarray:
+        """`Role` of every label of a window in one fold: uint8 (y, x)."""
+        if fold is None:
+            return self.read("final", window)
+        roles: np.ndarray = self._array("role")[(fold, *window.slices)]
+        return roles
+
+    def loss_targets(self, fold: int | None, window: Window) -> np.ndarray:
+        """Class index where a training loss of a fold may look, `UNLABELLED` elsewhere: uint8 (y, x)."""
+        training = self.roles(fold, window) == Role.TRAIN
+        targets: np.ndarray = np.where(training, self.read("target", window), np.uint8(UNLABELLED))
+        return targets
+
     def write_blocks(self, table: Any) -> None:
-        """Write the blocks (geopandas): id, row, col, part_<fold>, pixels of every class, outline."""
+        """Write the blocks (geopandas): id, row, col, part_<fold>, pixels_<class> of every class, outline."""
         table.to_parquet(self.folder / BLOCKS)
 
     def read_blocks(self) -> Any:

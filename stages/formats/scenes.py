@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+from stages.geo.frame import Frame
 
 FILE = "scenes.parquet"
 
@@ -15,7 +18,8 @@ class Source:
 
     ``bands`` and ``indexes`` run in parallel with ``nodata``, ``scale`` and ``offset``: entry i describes band
     ``indexes[i]`` (1-based) of the file. ``date`` is ISO 8601 (year, year-month or full) or "" where unknown.
-    ``identity`` is a hash of the content, so a moved or touched file stays the same source.
+    ``identity`` is a hash of the content, so a moved or touched file stays the same source. Sources with the same
+    ``scene`` are parts of one scene: its bands, each in a file of its own.
     """
 
     path: str
@@ -31,6 +35,12 @@ class Source:
     width: int
     height: int
     identity: str
+    scene: str = ""
+
+    @property
+    def frame(self) -> Frame:
+        """Where the file lies."""
+        return Frame(self.crs, self.transform, self.width, self.height)
 
 
 @dataclass(frozen=True)
@@ -49,24 +59,27 @@ class Scenes:
 def write_scenes(folder: Path, scenes: Scenes) -> None:
     """Write the table with footprints in longitude and latitude as its geometry."""
     import geopandas as gpd
-    from rasterio.transform import Affine, array_bounds
-    from rasterio.warp import transform_geom
-    from shapely.geometry import box, shape
 
-    rows, footprints = [], []
+    rows = []
     for source in scenes.sources:
         row = asdict(source)
-        row["header"] = json.dumps(row)
-        west, south, east, north = array_bounds(source.height, source.width, Affine(*source.transform[:6]))
-        outline = box(west, south, east, north).segmentize(max(east - west, north - south) / 16)
-        footprints.append(shape(transform_geom(source.crs, "EPSG:4326", outline.__geo_interface__)))
         rows.append({"path": row["path"], "date": row["date"], "bands": ",".join(source.bands),
                      "crs": row["crs"], "dtype": row["dtype"], "width": row["width"], "height": row["height"],
                      "nodata": json.dumps(source.nodata), "scale": json.dumps(source.scale),
                      "offset": json.dumps(source.offset), "identity": row["identity"],
-                     "area_bands": ",".join(scenes.bands), "header": row["header"]})  # fmt: skip
-    table = gpd.GeoDataFrame(rows, geometry=footprints, crs="EPSG:4326")
-    table.to_parquet(folder / FILE)
+                     "area_bands": ",".join(scenes.bands), "header": json.dumps(row)})  # fmt: skip
+    outlines = [footprint(source.frame) for source in scenes.sources]
+    gpd.GeoDataFrame(rows, geometry=outlines, crs="EPSG:4326").to_parquet(folder / FILE)
+
+
+def footprint(frame: Frame) -> Any:
+    """Draw a raster's outline in longitude and latitude (shapely), cut in two where it crosses the antimeridian."""
+    from shapely import Polygon, box, union_all
+    from shapely.affinity import translate
+
+    outline = Polygon(frame.ring("EPSG:4326"))
+    turns = [translate(outline, 360.0 * turn).intersection(box(-180, -90, 180, 90)) for turn in (-1, 0, 1)]
+    return union_all([part for part in turns if part.area > 0])
 
 
 def read_scenes(folder: Path) -> Scenes:
@@ -76,6 +89,6 @@ def read_scenes(folder: Path) -> Scenes:
     table = pd.read_parquet(folder / FILE, columns=["area_bands", "header"])
     sources = []
     for text in table["header"]:
-        row = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()}
+        row: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()}
         sources.append(Source(**row))
     return Scenes(bands=tuple(table["area_bands"].iloc[0].split(",")), sources=tuple(sources))

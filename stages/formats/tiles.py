@@ -75,7 +75,9 @@ class Tiles:
     def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """Read any window: float32 (time, band, y, x), 0 where invalid, and bool (time, y, x)."""
         store, mask = self._open()
-        return store[(..., *window.slices)], mask[(..., *window.slices)]
+        cube: np.ndarray = store[(..., *window.slices)]
+        valid: np.ndarray = np.asarray(mask[(..., *window.slices)])
+        return cube, valid
 
     def read_channels(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """Read a window as a model takes it: float32 (channel, y, x), 0 where invalid, and bool (y, x).

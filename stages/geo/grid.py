@@ -85,7 +85,13 @@ class Grid:
         """Affine transform of a window of the grid."""
         from affine import Affine
 
-        return self.transform * Affine.translation(window.col, window.row)
+        left, top = self.left + window.col * self.resolution, self.top - window.row * self.resolution
+        return Affine(self.resolution, 0.0, left, 0.0, -self.resolution, top)
+
+    def bounds_of(self, window: Window) -> tuple[float, float, float, float]:
+        """Left, bottom, right, top of a window in CRS units."""
+        left, top = self.left + window.col * self.resolution, self.top - window.row * self.resolution
+        return left, top - window.height * self.resolution, left + window.width * self.resolution, top
 
     def geobox_of(self, window: Window) -> GeoBox:
         """A window of the grid as a ``GeoBox``."""

@@ -1,0 +1,80 @@
+# Every target calls `terrastage`; which stage needs which is written in pipeline/graph.py alone.
+AREA ?= carolina
+VENV ?= .venv
+SET ?=
+AREAS ?=
+STAGES := ingest tile label select augment train evaluate classify export
+CLEANS := $(STAGES:%=clean-%)
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+TERRASTAGE := $(BIN)/terrastage
+ASKED := --area $(AREA) $(foreach change,$(SET),--set '$(change)')
+
+.DEFAULT_GOAL := help
+.PHONY: help env run $(STAGES) status graph list fetch init clean $(CLEANS) batch schedule compare bench test \
+	test-real check gpu-check
+
+help: ## this list
+	@awk 'function row(name, text) { printf "  %-15s %s\n", name, text } \
+	  /^##@ / { printf "\n%s\n", substr($$0, 5); if ($$0 ~ /Stages/) while ((getline line < "pipeline/graph.py") > 0) \
+	    if (line ~ /^    _row\(/) { split(line, f, "\""); \
+	      printf "  %-15s %-37s -> %-10s %s\n", f[2], f[4] == "" ? "(sources)" : f[4], f[6], f[8] } } \
+	  /^[a-z][a-zA-Z-]*:.*## / { name = $$0; sub(/:.*/, "", name); text = $$0; sub(/.*## /, "", text); \
+	    if (name != "help") row(name, text) }' Makefile
+	@printf '\nArea: AREA=%s   settings for one run: SET="train.epochs=5 label.folds=4"\n' '$(AREA)'
+
+##@ Map
+run: $(READY) ## fetch the sample, run every stage that is not fresh, say where the map is
+	@$(TERRASTAGE) run $(ASKED)
+fetch: $(READY) ## only fetch the area's sample data
+	@$(TERRASTAGE) fetch $(ASKED)
+init: $(READY) ## write a config: make init NAME=mine SCENES='scenes/*.tif' LABELS=fields.gpkg FIELD=crop
+	@$(TERRASTAGE) init $(NAME) --scenes '$(SCENES)' $(if $(LABELS),--labels '$(LABELS)') $(if $(FIELD),--field '$(FIELD)')
+batch: $(READY) ## run every area that is no example, or AREAS="a b"
+	@$(TERRASTAGE) batch $(AREAS)
+schedule: $(READY) ## print the crontab line and the systemd timer of the batch
+	@$(TERRASTAGE) schedule
+
+##@ Stages (each with what it reads and writes; runs whatever above it is not fresh)
+$(STAGES): $(READY)
+	@$(TERRASTAGE) run $@ $(ASKED)
+
+##@ Look and clean
+status: $(READY) ## which artifacts are fresh, stale or missing, and why
+	@$(TERRASTAGE) status $(ASKED)
+graph: $(READY) ## the stages with what they read and write
+	@$(TERRASTAGE) graph
+list: $(READY) ## the areas
+	@$(TERRASTAGE) list
+compare: $(READY) ## the table of all models: folds, three assignments, paired intervals
+	@$(TERRASTAGE) compare $(if $(filter file,$(origin AREA)),,--area $(AREA)) $(foreach change,$(SET),--set '$(change)')
+clean: ## say what can be cleaned (clean-STAGE removes one artifact, data/raw is never touched)
+	@echo 'make clean-STAGE AREA=$(AREA), STAGE being one of: $(STAGES)'
+$(CLEANS): clean-%: $(READY)
+	@$(TERRASTAGE) clean $* $(ASKED)
+
+##@ Develop
+env: $(READY) ## make .venv as requirements.lock says (every other target does, too)
+test: $(READY) ## the tests
+	@$(BIN)/python -m pytest -n 2 -m "not real"
+test-real: $(READY) ## map the real sample and print its figures
+	@$(TERRASTAGE) run --area carolina
+check: $(READY) ## format, lint, strict types, import contracts
+	@$(BIN)/ruff format --check
+	@$(BIN)/ruff check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+bench: $(READY) ## the benchmarks
+	@for file in tests/benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+gpu-check: $(READY) ## accelerator against CPU: parity, rates, memory
+	@$(TERRASTAGE) gpu-check
+
+$(READY): requirements.lock pyproject.toml
+	@test -n '$(PYTHON)' || { echo 'terrastage needs Python 3.11 or newer; install it, or name it: make PYTHON=/path/to/python3.11' >&2; exit 1; }
+	@echo 'Making $(VENV) from requirements.lock (a few minutes, once) ...'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@

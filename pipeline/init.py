@@ -1,0 +1,493 @@
+"""Write an area's config from what its scenes and labels hold, and tell at once what is wrong with them."""
+
+from __future__ import annotations
+
+import glob
+import json
+import math
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.config import RESERVED
+from pipeline.naming import PLACEHOLDER, RASTERS, find_layout, tokens_in
+from pipeline.palette import colors_for
+from stages.errors import LabelError, SceneError, SettingError
+from stages.formats.scenes import Scenes, read_scenes
+from stages.geo.grid import Grid
+from stages.geo.headers import Header, read_header
+
+#: A class with fewer samples than this is told as too small; one in fewer blocks cannot be in every split.
+FEW_SAMPLES, FEW_BLOCKS = 10, 3
+#: Ground blocks to aim at, and the least side of one in pixels.
+BLOCKS, LEAST_SIDE = 64, 8
+#: Label pixels looked at; a larger label raster is thinned out.
+MAX_PIXELS = 16_000_000
+MAX_CLASSES = 254
+#: Classes in their order, labels on the grid, labels in all.
+Counted = tuple[tuple["Found", ...], int, int]
+MODELS = "[rf, svm, mlp, cnn, unet]"
+
+
+@dataclass(frozen=True)
+class Found:
+    """One class as the labels hold it: its value, its samples (label pixels, or points) and the blocks they lie in."""
+
+    value: str
+    samples: int
+    blocks: int
+
+    @property
+    def name(self) -> str:
+        """What the class is called in the config."""
+        return f"class {self.value}" if _is_number(self.value) else self.value
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What a label file holds on the grid; ``field`` is None for a raster."""
+
+    path: Path
+    field: str | None
+    kind: str
+    classes: tuple[Found, ...]
+    inside: int
+    total: int
+
+    @property
+    def outside(self) -> int:
+        """How many labels lie beyond the scenes."""
+        return self.total - self.inside
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Ground blocks on a grid: their side in pixels and in metres."""
+
+    side: int
+    metres: float
+
+
+def write_config(root: Path, name: str, scenes: str, labels: Path | None, field: str | None) -> list[str]:
+    """Write `configs/<name>.yaml` below ``root`` and return what to tell about it, a line each.
+
+    ``scenes`` is a path pattern of a shell, or one with {band} and {date}. Relative paths start at ``root`` or, if
+    nothing is there, at the working directory.
+
+    Raises:
+        SettingError: the name is not usable or the config is already there.
+        SceneError: no scene is found, or one cannot be used.
+        LabelError: the labels cannot be read or lie beyond the scenes.
+    """
+    target = root / "configs" / f"{name}.yaml"
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) or name in RESERVED:
+        raise SettingError(f"{name!r} cannot name an area; use letters, digits, - and _.")
+    if target.exists():
+        raise SettingError(f"configs/{name}.yaml is already there; edit it, delete it or choose another name.")
+    pattern, files = find_files(root, scenes)
+    headers = [read_header(path) for path in files]
+    ingest = _ingest_section(root, pattern, files, headers)
+    table = _try_ingest(root, ingest)
+    grid = _propose_grid(table)
+    blocks = propose_blocks(grid)
+    notes = [*_describe(table, grid)]
+    found = None
+    if labels is not None:
+        path = next((place for place in (root / labels, labels.resolve()) if place.exists()), labels)
+        found = read_labels(path, _checked_field(path, field), grid, blocks)
+        notes += judge(found)
+    text = "\n".join([
+        f"# The area {name}, written by `terrastage init` from what the files hold. Change what you like.",
+        f"title: {json.dumps(name.replace('_', ' ').replace('-', ' ').capitalize())}",
+        'attribution: ""   # licence and source of the data, shown with every map',
+        "",
+        *_grid_section(grid),
+        *(_classes_section(found) if found else []),
+        *_ingest_text(ingest, table),
+        *(_label_section(root, found, blocks) if found else _given_section()),
+        "export:",
+        f"  min_area: {4 * _hectares(grid):.4g}   # hectares: polygons smaller than 4 pixels join their neighbours",
+        "",
+    ])  # fmt: skip
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(text)
+    then = "next:" if found else "name a model in it (given.model) or add labels, then:"
+    return [*notes, f"Wrote configs/{name}.yaml; {then} make run AREA={name}"]
+
+
+# --- scenes ----------------------------------------------------------------------------------------------------------
+
+
+def find_files(root: Path, scenes: str) -> tuple[str, list[Path]]:
+    """Find the files of a pattern, absolute, and the pattern with its folder made absolute.
+
+    Raises:
+        SceneError: there is none.
+    """
+    for base in (root, Path.cwd()):
+        pattern = str(base / scenes)
+        if Path(pattern).is_dir():
+            pattern += "/*"
+        found = sorted(Path(p) for p in glob.glob(PLACEHOLDER.sub("*", pattern), recursive=True))  # noqa: PTH207
+        files = [path for path in found if path.is_file()]
+        rasters = [path for path in files if path.suffix.lower() in RASTERS]
+        if files:
+            return pattern, rasters or files
+    raise SceneError(f"no file fits --scenes {scenes!r} below {root}; give a path or a pattern such as 'scenes/*.tif'.")
+
+
+def _ingest_section(root: Path, pattern: str, files: list[Path], headers: list[Header]) -> dict[str, Any]:
+    """Propose the settings of ingest: the pattern of the files and the bands."""
+    single = [header for header in headers if header.count == 1]
+    if single and len(single) < len(headers):
+        many = next(header for header in headers if header.count > 1)
+        raise SceneError(
+            f"{many.path} has {many.count} bands but {single[0].path.name} has one; "
+            "give --scenes a pattern for one kind of file."
+        )
+    a_file_a_band = bool(single) and len(files) > 1
+    if PLACEHOLDER.search(pattern):
+        tokens = tokens_in(pattern, files) if "{band}" in pattern else ()
+    else:
+        layout = find_layout(files, a_file_a_band)
+        pattern, tokens = layout.pattern, layout.tokens
+    bands: dict[str, str | int] = {}
+    if tokens:
+        bands = {f"b{token}" if token.isdigit() else token: token for token in sorted(tokens, key=_by_number)}
+    else:
+        bands = {band: i + 1 for i, band in enumerate(band_names(headers[0]))}
+    scenes: dict[str, str] = {"files": relative(root, Path(pattern))}
+    return {"scenes": [scenes], "bands": bands}
+
+
+def band_names(header: Header) -> list[str]:
+    """Name the bands of one file by its descriptions where every band has its own, otherwise b1, b2 ..."""
+    indexes = [i for i in range(len(header.names)) if i + 1 not in header.alpha]
+    names = [re.sub(r"[^A-Za-z0-9_]+", "_", header.names[i]).strip("_") for i in indexes]
+    if all(names) and len(set(names)) == len(names):
+        return names
+    return [f"b{i + 1}" for i in range(len(indexes))]
+
+
+def _try_ingest(root: Path, section: dict[str, Any]) -> Scenes:
+    """Run ingest with the proposed settings, so that what is written is known to work."""
+    from stages import ingest
+
+    entries = [{**entry, "files": root / entry["files"]} for entry in section["scenes"]]
+    config = ingest.Config.model_validate({**section, "scenes": entries})
+    with tempfile.TemporaryDirectory() as folder:
+        ingest.run(Path(folder), config)
+        return read_scenes(Path(folder))
+
+
+def _propose_grid(table: Scenes) -> Grid:
+    """Lay the grid that `tile` would lay by itself: that of the finest scene."""
+    from stages import tile
+
+    return tile.make_plan(table, tile.Config()).grid
+
+
+def propose_blocks(grid: Grid) -> Blocks:
+    """Choose the side of the ground blocks so that the grid holds about `BLOCKS` of them, in multiples of 8 pixels."""
+    side = math.sqrt(grid.width * grid.height / BLOCKS)
+    pixels = max(LEAST_SIDE, int(side // LEAST_SIDE) * LEAST_SIDE)
+    return Blocks(pixels, pixels * grid.pixel_metres())
+
+
+def _describe(table: Scenes, grid: Grid) -> Iterator[str]:
+    """Say what the scenes are, and what is remarkable about them."""
+    dates = [date for date in table.dates if date]
+    span = f", {dates[0]} to {dates[-1]}" if len(dates) > 1 else f", {dates[0]}" if dates else ""
+    yield (
+        f"Found {len({s.scene for s in table.sources})} scenes in {len(table.sources)} files{span}: "
+        f"{len(table.bands)} bands ({', '.join(table.bands)})."
+    )
+    sizes = sorted({round(source.frame.metres(), 2) for source in table.sources})
+    mixed = f" (files of {' and '.join(f'{size:g}' for size in sizes)} m)" if len(sizes) > 1 else ""
+    yield f"Grid: {grid.width} x {grid.height} pixels of {grid.resolution:g}, {grid.crs[:60]}{mixed}."
+    if "" in table.dates:
+        yield "Check: no date in the names or headers; set ingest.scenes[].date."
+    if any(None in source.nodata for source in table.sources):
+        yield "Check: the files name no nodata value; if empty ground has one, set ingest.scenes[].nodata."
+
+
+# --- labels ----------------------------------------------------------------------------------------------------------
+
+
+def _checked_field(path: Path, field: str | None) -> str | None:
+    """Find the column of the class, None for a label raster.
+
+    Raises:
+        LabelError: the file is missing or unreadable, or has no such column.
+    """
+    from stages.geo.labels import VECTORS, check_file, vector_columns
+
+    check_file(path)
+    if path.suffix.lower() not in VECTORS:
+        return None
+    _, columns = vector_columns(path)
+    if field is None and len(columns) == 1:
+        return columns[0]
+    if field not in columns:
+        asked = f"no column {field!r}" if field else "several columns"
+        raise LabelError(f"{path} has {asked}; give one of {', '.join(columns) or 'none'} as --field.")
+    return field
+
+
+def read_labels(path: Path, field: str | None, grid: Grid, blocks: Blocks) -> Labels:
+    """Count the labels of every class on the grid, and the blocks that they lie in.
+
+    Raises:
+        LabelError: no CRS, no class values, or nothing on the grid.
+    """
+    found = _read_raster(path, grid, blocks) if field is None else _read_vector(path, field, grid, blocks)
+    if not found.inside:
+        raise LabelError(
+            f"none of the {found.total} labels of {path} overlaps the scenes; see that both show the same place "
+            "and that the CRS of each is right."
+        )
+    if len(found.classes) > MAX_CLASSES:
+        raise LabelError(
+            f"{path} holds {len(found.classes)} different values, more than {MAX_CLASSES} classes; "
+            "give the column or raster of the classes."
+        )
+    return found
+
+
+def _read_vector(path: Path, field: str, grid: Grid, blocks: Blocks) -> Labels:
+    """Count polygons by their pixels and points one by one; a polygon lies in the block of its middle."""
+    import geopandas as gpd
+    import shapely
+
+    from stages.geo.labels import label_key
+
+    table = gpd.read_parquet(path) if path.suffix == ".parquet" else gpd.read_file(path)
+    if table.crs is None:
+        raise LabelError(f"{path} has no CRS; write one into the file (a .prj beside a shapefile).")
+    values = np.array([label_key(value) for value in table[field]], dtype=object)
+    known = (values != "") & ~(table.geometry.isna() | table.geometry.is_empty).to_numpy(dtype=bool)
+    shapes = shapely.make_valid(table.geometry[known].to_crs(grid.crs).to_numpy())
+    polygons = bool((shapely.get_dimensions(shapes) == 2).any())
+    middles = shapely.point_on_surface(shapes)
+    where = _block_of(shapely.get_x(middles), shapely.get_y(middles), grid, blocks)
+    sizes = np.ones(len(shapes))
+    if polygons:
+        sizes = np.maximum(1.0, shapely.area(shapes) / grid.resolution**2)
+    names, index = np.unique(values[known].astype(str), return_inverse=True)
+    kind = "polygons" if polygons else "points"
+    return Labels(path, field, kind, *_count([str(name) for name in names], index, sizes, where))
+
+
+def _read_raster(path: Path, grid: Grid, blocks: Blocks) -> Labels:
+    """Count the pixels of a label raster, thinned out where it is large."""
+    import rasterio
+
+    from stages.geo.frame import to_crs
+    from stages.geo.headers import frame_of
+    from stages.geo.labels import label_key
+
+    try:
+        header = read_header(path)
+    except SceneError as fault:
+        raise LabelError(f"the labels {fault}") from fault
+    with rasterio.open(path) as dataset:
+        step = max(1, math.ceil(math.sqrt(dataset.width * dataset.height / MAX_PIXELS)))
+        shape = -(-dataset.height // step), -(-dataset.width // step)
+        values, mask = dataset.read(1, out_shape=shape), dataset.read_masks(1, out_shape=shape) > 0
+        frame = frame_of(dataset)
+    if values.dtype.kind == "f":
+        mask &= np.isfinite(values)
+        if (values[mask] != np.round(values[mask])).any():
+            fraction = values[mask][values[mask] % 1 != 0][0]
+            raise LabelError(f"{path} holds fractions, such as {fraction:g}; give a raster of whole class values.")
+    rows, cols = np.nonzero(mask)
+    x, y = (cols + 0.5) * header.frame.width / shape[1], (rows + 0.5) * header.frame.height / shape[0]
+    a, b, c, d, e, f = frame.transform[:6]
+    where = _block_of(*to_crs(frame.crs, grid.crs, a * x + b * y + c, d * x + e * y + f), grid, blocks)
+    numbers, index = np.unique(values[mask], return_inverse=True)
+    # A label pixel counts as many samples as it covers pixels of the grid.
+    size = step**2 * frame.pixel_area(grid.crs) / grid.resolution**2
+    counted = _count([label_key(number) for number in numbers], index, np.full(len(index), size), where)
+    return Labels(path, None, "raster", *counted)
+
+
+def _block_of(xs: np.ndarray, ys: np.ndarray, grid: Grid, blocks: Blocks) -> np.ndarray:
+    """Find the number of every point's block, -1 beyond the grid; points in the grid's CRS."""
+    col, row = (xs - grid.left) / grid.resolution, (grid.top - ys) / grid.resolution
+    inside = (col >= 0) & (col < grid.width) & (row >= 0) & (row < grid.height)
+    across = -(-grid.width // blocks.side)
+    col, row = np.where(inside, col, 0) // blocks.side, np.where(inside, row, 0) // blocks.side
+    return np.asarray(np.where(inside, row * across + col, -1)).astype(np.int64)
+
+
+def _count(names: Sequence[str], index: np.ndarray, sizes: np.ndarray, where: np.ndarray) -> Counted:
+    """Count samples and blocks of every class on the grid, from the class and the block of each label."""
+    inside = where >= 0
+    samples = np.bincount(index[inside], weights=sizes[inside], minlength=len(names))
+    blocks = int(where.max(initial=0)) + 1
+    held = np.bincount(np.unique(index[inside] * blocks + where[inside]) // blocks, minlength=len(names))
+    classes = [Found(n, max(1, round(s)), int(b)) for n, s, b in zip(names, samples, held, strict=True) if b]
+    return tuple(sorted(classes, key=lambda c: _by_number(c.value))), int(inside.sum()), len(index)
+
+
+def judge(labels: Labels) -> list[str]:
+    """Say what the labels are and what is wrong with them."""
+    unit = "pixels" if labels.kind == "raster" else labels.kind
+    notes = [f"Labels: {labels.inside} {unit} of {len(labels.classes)} classes on the grid."]
+    if labels.outside:
+        notes.append(
+            f"Check: {labels.outside} of {labels.total} {unit} of {labels.path.name} "
+            f"({labels.outside / labels.total:.0%}) "
+            "lie outside the scenes and are not used."
+        )
+    for found in labels.classes:
+        if found in too_small(labels):
+            notes.append(
+                f"Check: {found.name} stands in {found.blocks} of the ground blocks, too few to be in training, "
+                "validation and test; it is dropped in the config: merge it with another class or add labels."
+            )
+        elif found.samples < FEW_SAMPLES:
+            notes.append(
+                f"Check: {found.name} has {found.samples} samples, too few to learn from; merge it with another class, "
+                "drop it or add labels."
+            )
+    if len(labels.classes) < 2:
+        notes.append("Check: a map needs two classes, but the labels hold one; is it the right column?")
+    return notes
+
+
+def too_small(labels: Labels) -> tuple[Found, ...]:
+    """List the classes that no split can hold; none where fewer than two would be left."""
+    small = tuple(found for found in labels.classes if found.blocks < FEW_BLOCKS)
+    return small if len(labels.classes) - len(small) >= 2 else ()
+
+
+# --- text ------------------------------------------------------------------------------------------------------------
+
+
+def _grid_section(grid: Grid) -> list[str]:
+    return [
+        "grid:",
+        f"  crs: {json.dumps(grid.crs)}",
+        f"  resolution: {grid.resolution!r}   # units of the CRS; that of the finest scene",
+        "  origin: snapped   # to multiples of the resolution; native keeps the finest scene's own pixels",
+        "  tile: 256   # pixels",
+        "",
+    ]
+
+
+def _classes_section(labels: Labels) -> list[str]:
+    """Write a line a class; those that no split can hold as comments."""
+    codes = _codes([found.value for found in labels.classes])
+    colors = colors_for([found.name for found in labels.classes])
+    unit = "points" if labels.kind == "points" else "label pixels"
+    lines = ["classes:   # labels: the values merged into the class; code: its value in the map"]
+    for found, code, color in zip(labels.classes, codes, colors, strict=True):
+        entry = (
+            f"{{name: {json.dumps(found.name, ensure_ascii=False)}, labels: [{_value(found.value)}], "
+            f"code: {code}, color: {json.dumps(color)}}}   # {found.samples} {unit} in {found.blocks} blocks"
+        )
+        lines.append(f"  # - {entry}: too few blocks" if found in too_small(labels) else f"  - {entry}")
+    return [*lines, ""]
+
+
+def _codes(values: list[str]) -> list[int]:
+    """Keep the labels' own numbers as codes where all of them fit a byte, otherwise count from 1."""
+    if all(value.isdigit() and int(value) <= MAX_CLASSES for value in values):
+        return [int(value) for value in values]
+    return list(range(1, len(values) + 1))
+
+
+def _ingest_text(section: dict[str, Any], table: Scenes) -> list[str]:
+    """Write the ingest section, with what the headers say as comments."""
+    lines = ["ingest:", "  scenes:"]
+    for entry in section["scenes"]:
+        lines.append(f"    - files: {json.dumps(entry['files'], ensure_ascii=False)}")
+        dates = [date for date in table.dates if date]
+        shown = ", ".join(dates[:3]) + (f" ... {dates[-1]}" if len(dates) > 3 else "")
+        lines.append(f"      # dates: {shown}" if dates else "      # date: 2024-06-01   # no date was found")
+        values = {value for source in table.sources for value in source.nodata}
+        known = ", ".join(f"{value:g}" for value in sorted(v for v in values if v is not None)) or "none"
+        lines.append(f"      # nodata in the headers: {known}; `nodata: VALUE` here overrides it")
+        if any(s != 1 for source in table.sources for s in source.scale) or any(any(s.offset) for s in table.sources):
+            lines.append(
+                "      # the headers' scale and offset are applied; `scale: 1` and `offset: 0` here switch that off"
+            )
+    what = (
+        "band: what stands for {band}" if "{band}" in section["scenes"][0]["files"] else "band: its number in the file"
+    )
+    lines.append(f"  bands:   # {what}")
+    lines += [f"    {_value(band)}: {_value(token)}" for band, token in section["bands"].items()]
+    return [*lines, ""]
+
+
+def _label_section(root: Path, labels: Labels, blocks: Blocks) -> list[str]:
+    """Write the label and train sections."""
+    dropped = [found.value for found in too_small(labels)]
+    lines = ["label:", f"  file: {json.dumps(relative(root, labels.path), ensure_ascii=False)}"]
+    if labels.field is not None:
+        lines.append(f"  field: {json.dumps(labels.field, ensure_ascii=False)}   # column of the class")
+    lines += [
+        f"  block: {blocks.metres:.4g}   # metres: side of the ground blocks, {blocks.side} pixels",
+        f"  buffer: {min(200.0, blocks.metres / 8):.4g}   # metres: training labels keep away from held-out blocks",
+    ]
+    if dropped:
+        values = ", ".join(_value(value) for value in dropped)
+        lines.append(
+            f"  drop: [{values}]   # in too few blocks: a pixel of these counts as an error in a second accuracy"
+        )
+    else:
+        lines.append("  # drop: []   # values that are not mapped")
+    return [*lines, "", "train:", f"  models: {MODELS}   # all are trained; the best on validation makes the map", ""]
+
+
+def _given_section() -> list[str]:
+    return [
+        "# No labels were given: name a model that was trained elsewhere, or add `classes` and `label`.",
+        "# given:",
+        "#   model: path/to/data/area/model/unet",
+        "",
+    ]
+
+
+def relative(root: Path, path: Path) -> str:
+    """Write a path below ``root`` relative to it, any other as it is."""
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+
+
+def _hectares(grid: Grid) -> float:
+    middle = grid.height // 2
+    return float(grid.pixel_hectares(middle, middle + 1)[0])
+
+
+def _value(value: str | int) -> str:
+    """Write a value for YAML: numbers as they are, texts in quotes where they need them."""
+    if isinstance(value, int) or _is_number(value):
+        return str(value) if isinstance(value, int) or str(value) == _plain(value) else json.dumps(value)
+    return (
+        value
+        if re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", value) and value.lower() not in _WORDS
+        else json.dumps(value, ensure_ascii=False)
+    )
+
+
+_WORDS = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
+
+
+def _plain(value: str) -> str:
+    return str(int(value)) if value.lstrip("-").isdigit() else value
+
+
+def _is_number(value: str) -> bool:
+    return bool(re.fullmatch(r"-?\d+(\.\d+)?", value))
+
+
+def _by_number(value: str) -> tuple[float, str]:
+    """Sort key: numbers and numbered names by number, B2 before B10 and B8A after B8."""
+    match = re.search(r"\d+", value)
+    return (float(value) if _is_number(value) else float(match[0]) if match else math.inf, value)

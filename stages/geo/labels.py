@@ -1,0 +1,300 @@
+"""Read label sources: polygons, points or a raster, whatever their CRS, and say what is wrong with them."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stages.errors import LabelError
+from stages.geo.grid import Grid
+
+#: Files read as vectors; every other file is tried as a raster.
+VECTORS = (".shp", ".gpkg", ".geojson", ".json", ".parquet", ".fgb", ".gml", ".kml", ".sqlite", ".zip", ".tab")
+#: Files that belong to a shapefile or a raster and change what it means.
+SIDECARS = (".shx", ".dbf", ".prj", ".cpg", ".tfw", ".tif.aux.xml", ".tif.msk")
+#: Group of features that stand for themselves.
+EACH, NONE = "each", "none"
+
+
+@dataclass(frozen=True)
+class LabelFile:
+    """A label source and how its values are read: ``keys`` maps a value, as text, to a category 0..n-1.
+
+    ``group`` is a column, `EACH` (every polygon is a group) or `NONE`. ``ignore`` holds values that mean "no label".
+    ``stamp`` is size and time of the file, so that a process that keeps features in memory notices a changed file.
+    """
+
+    path: str
+    keys: tuple[tuple[str, int], ...]
+    ignore: tuple[str, ...] = ()
+    field: str | None = None
+    group: str = NONE
+    stamp: tuple[int, int] = (0, 0)
+
+    @property
+    def is_vector(self) -> bool:
+        """True for polygons and points."""
+        return Path(self.path).suffix.lower() in VECTORS
+
+    @property
+    def categories(self) -> int:
+        """Number of categories."""
+        return 1 + max(category for _, category in self.keys)
+
+
+@dataclass(frozen=True)
+class Features:
+    """Polygons or points in the grid's CRS, with category and group of each, and what was noticed while reading.
+
+    ``category`` is -1 for a feature with an unknown value (counted in ``unknown``); features whose value means
+    "no label", or that have none, are left out (``without_value``). ``group`` is -1 where there are no groups.
+    """
+
+    points: bool
+    geometry: Any
+    category: np.ndarray
+    group: np.ndarray
+    value: tuple[str, ...]
+    tree: Any
+    repaired: int
+    without_value: int
+
+
+def label_key(value: Any) -> str:
+    """Text by which a label value is matched: 1, 1.0, "1" and " 1 " are the same label.
+
+    Empty text, None and NaN give "".
+    """
+    if value is None:
+        return ""
+    text = str(value).strip()
+    try:
+        number = float(text)
+    except ValueError:
+        return "" if text in ("None", "<NA>") else text
+    if math.isnan(number):
+        return ""
+    return str(int(number)) if math.isfinite(number) and number == int(number) else repr(number)
+
+
+def sidecars(path: Path) -> list[Path]:
+    """List the file itself and the files beside it that change what it means."""
+    beside = [path.with_suffix(suffix) for suffix in SIDECARS]
+    beside += [path.with_name(path.name + suffix) for suffix in (".aux.xml", ".msk")]
+    return [path, *sorted({other for other in beside if other != path and other.is_file()})]
+
+
+def check_file(path: Path) -> tuple[int, int]:
+    """Size and modification time of a label file that is there and not empty.
+
+    Raises:
+        LabelError: the file is missing, a folder or empty.
+    """
+    if not path.is_file():
+        raise LabelError(f"The label file {path} does not exist; give the path of a vector file or a label raster.")
+    stat = path.stat()
+    if stat.st_size == 0:
+        raise LabelError(f"The label file {path} is empty (0 bytes); give a vector file or a label raster.")
+    return stat.st_size, stat.st_mtime_ns
+
+
+def check_raster(path: Path) -> bool:
+    """See that a label raster opens, has one band and says where it lies; tell whether it declares a nodata value.
+
+    Raises:
+        LabelError: it does not.
+    """
+    import warnings
+
+    import rasterio
+    from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(path) as source:
+                bands, crs, nodata = source.count, source.crs, source.nodata
+    except RasterioIOError as fault:
+        raise LabelError(
+            f"The labels {path} can be read neither as a raster nor as a vector file; "
+            "give a GeoTIFF, GeoPackage, shapefile, GeoJSON or GeoParquet."
+        ) from fault
+    if crs is None:
+        raise LabelError(f"The label raster {path} has no CRS; write one into the file (gdal_edit.py -a_srs EPSG:n).")
+    if bands != 1:
+        raise LabelError(f"The label raster {path} has {bands} bands; give a raster with one band of class values.")
+    return nodata is not None
+
+
+def vector_columns(path: Path) -> tuple[bool, list[str]]:
+    """Whether the features are polygons, and the names of their columns.
+
+    Raises:
+        LabelError: the file cannot be read as a vector file.
+    """
+    table = _read_table(str(path), check_file(path))
+    return "Polygon" in "".join(table.geom_type.dropna().unique()), _columns(table)
+
+
+@lru_cache(maxsize=4)
+def read_features(file: LabelFile, crs: str) -> Features:
+    """Read every feature in a CRS, invalid ones repaired; kept in memory, with a spatial index.
+
+    Raises:
+        LabelError: unreadable, without CRS, without the field, or neither polygons nor points.
+    """
+    import shapely
+
+    table = _read_table(file.path, file.stamp)
+    path = file.path
+    if table.crs is None:
+        raise LabelError(f"The labels {path} have no CRS; write one into the file (a .prj beside a shapefile).")
+    field = _checked_column(table, file.field, path, "label.field")
+    table = table[~(table.geometry.isna() | table.geometry.is_empty)]
+    keys = np.array([label_key(value) for value in table[field]], dtype=object)
+    labelled = ~np.isin(keys, ["", *file.ignore])
+    without_value = int((~labelled).sum())
+    table, keys = table[labelled], keys[labelled]
+    broken = ~table.geometry.is_valid.to_numpy(dtype=bool)
+    shapes = table.geometry.to_numpy().copy()
+    shapes[broken] = shapely.make_valid(shapes[broken], method="structure", keep_collapsed=False)
+    points = _are_points(shapes, path)
+    shapes = _project(shapes, table.crs, crs)
+    known = dict(file.keys)
+    category = np.array([known.get(key, -1) for key in keys], dtype=np.int16)
+    group = _groups(table, file, path)
+    return Features(
+        points, shapes, category, group, tuple(keys), shapely.STRtree(shapes), int(broken.sum()), without_value
+    )
+
+
+def check_overlap(file: LabelFile, grid: Grid) -> None:
+    """See that features lie on the grid and that the values of those are known.
+
+    Raises:
+        LabelError: they are not, or the file cannot be read.
+    """
+    import shapely
+
+    features = read_features(file, grid.crs)
+    on_grid = features.tree.query(shapely.box(*grid.bounds), predicate="intersects")
+    if not len(on_grid):
+        found = shapely.total_bounds(features.geometry)
+        raise LabelError(
+            f"The labels {file.path} do not overlap the scenes: they lie at {_extent(found)}, the grid at "
+            f"{_extent(grid.bounds)} in {_name(grid.crs)}; give labels of this area or correct their CRS."
+        )
+    unknown = Counter(features.value[index] for index in on_grid if features.category[index] < 0)
+    if unknown:
+        refuse_unknown(Path(file.path), unknown)
+
+
+def refuse_unknown(path: Path, unknown: Mapping[str, int]) -> None:
+    """Refuse label values that belong to no class.
+
+    Raises:
+        LabelError: always.
+    """
+    first = sorted(unknown, key=lambda value: (-unknown[value], value))
+    names = ", ".join(f"'{value}'" for value in first[:8]) + (", ..." if len(first) > 8 else "")
+    raise LabelError(
+        f"The labels {path} hold the unknown class {names}; list it under a class's labels, "
+        "in label.drop (not mapped) or in label.ignore (no label)."
+    )
+
+
+def _extent(bounds: Any) -> str:
+    left, bottom, right, top = (float(value) for value in bounds)
+    return f"{left:.6g}..{right:.6g}, {bottom:.6g}..{top:.6g}"
+
+
+def _name(crs: str) -> str:
+    from pyproj import CRS
+
+    return str(CRS.from_user_input(crs).name)
+
+
+@lru_cache(maxsize=2)
+def _read_table(path: str, stamp: tuple[int, int]) -> Any:  # noqa: ARG001  the stamp belongs to the cache's key
+    import geopandas as gpd
+    from pyogrio.errors import DataLayerError, DataSourceError
+
+    try:
+        table = gpd.read_parquet(path) if path.endswith(".parquet") else gpd.read_file(path)
+    except (DataSourceError, DataLayerError, OSError, ValueError, UnicodeDecodeError) as fault:
+        raise LabelError(
+            f"The labels {path} cannot be read as a vector file ({_first_line(fault)}); "
+            "give a GeoPackage, shapefile, GeoJSON, GeoParquet or a label raster."
+        ) from fault
+    if not isinstance(table, gpd.GeoDataFrame) or len(table) == 0:
+        raise LabelError(f"The labels {path} hold no feature with a geometry; give polygons, points or a label raster.")
+    return table
+
+
+def _columns(table: Any) -> list[str]:
+    return [str(name) for name in table.columns if name != table.geometry.name]
+
+
+def _checked_column(table: Any, column: str | None, path: str, setting: str) -> str:
+    there = _columns(table)
+    if column is None:
+        raise LabelError(f"The labels {path} need {setting}, the column of the class; the file has {', '.join(there)}.")
+    if column not in there:
+        raise LabelError(
+            f"The labels {path} have no column '{column}' ({setting}); the file has {', '.join(there) or 'none'}."
+        )
+    return column
+
+
+def _are_points(shapes: np.ndarray, path: str) -> bool:
+    """Tell points (True) from polygons (False).
+
+    Raises:
+        LabelError: anything else, or both.
+    """
+    import shapely
+
+    dimension = np.unique(shapely.get_dimensions(shapes))
+    if dimension.tolist() == [0]:
+        return True
+    if 2 not in dimension or 0 in dimension:
+        kinds = {0: "points", 1: "lines", 2: "polygons"}
+        found = " and ".join(kinds[int(d)] for d in dimension if int(d) in kinds) or "no shapes"
+        raise LabelError(f"The labels {path} hold {found}; give either polygons or points in one file.")
+    return False
+
+
+def _project(shapes: np.ndarray, source: Any, target: str) -> np.ndarray:
+    """Take shapes to another CRS; what the CRS cannot hold becomes empty."""
+    import geopandas as gpd
+    import shapely
+
+    projected: np.ndarray = gpd.GeoSeries(shapes, crs=source).to_crs(target).to_numpy().copy()
+    lost = ~np.isfinite(shapely.bounds(projected)).all(axis=1)
+    projected[lost] = shapely.Point()
+    return projected
+
+
+def _groups(table: Any, file: LabelFile, path: str) -> np.ndarray:
+    """Give the group of every feature: int32, -1 without groups."""
+    import pandas as pd
+
+    if file.group == NONE:
+        return np.full(len(table), -1, dtype=np.int32)
+    if file.group == EACH:
+        return np.arange(len(table), dtype=np.int32)
+    column = _checked_column(table, file.group, path, "label.group")
+    texts = pd.Series([label_key(value) for value in table[column]])
+    numbers, _ = pd.factorize(texts.mask(texts == ""), sort=True)
+    return np.asarray(numbers, dtype=np.int32)
+
+
+def _first_line(fault: BaseException) -> str:
+    return (str(fault).splitlines() or [type(fault).__name__])[0].rstrip(".;")

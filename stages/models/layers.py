@@ -1,0 +1,73 @@
+"""Layers that know which pixels are valid, so that a scene's edge and a hole in it are the same thing to a network."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def mask_pyramid(valid: Tensor, depth: int) -> list[Tensor]:
+    """Validity at strides 1, 2, 4, ...: a coarse pixel is valid where any of its fine ones is; (n, 1, y, x) each."""
+    masks = [valid]
+    for _ in range(depth):
+        masks.append(F.max_pool2d(masks[-1], 2))
+    return masks
+
+
+def halve(features: Tensor, valid: Tensor) -> Tensor:
+    """Mean over the valid pixels of every 2 x 2 square: (n, c, y, x) -> (n, c, y/2, x/2)."""
+    return F.avg_pool2d(features * valid, 2) / F.avg_pool2d(valid, 2).clamp(min=0.25)
+
+
+def double(features: Tensor) -> Tensor:
+    """Repeat every pixel in a 2 x 2 square: the inverse of `halve` on constant squares."""
+    return F.interpolate(features, scale_factor=2.0, mode="nearest")
+
+
+class ValidBatchNorm(nn.Module):
+    """Batch normalisation whose statistics are of the valid pixels only (after Ioffe and Szegedy 2015).
+
+    A training chip at the rim of the training blocks may be mostly hidden; with the ordinary layer the hidden
+    zeros would enter mean and deviation, and a map, where nothing is hidden, would be read on another scale.
+    """
+
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(self, channels: int, momentum: float = 0.05) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(channels))
+        self.shift = nn.Parameter(torch.zeros(channels))
+        self.momentum = momentum
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("variance", torch.ones(channels))
+
+    def forward(self, features: Tensor, valid: Tensor) -> Tensor:
+        """Normalise (n, c, y, x) by the batch in training and by the running statistics afterwards."""
+        mean, variance = self._batch(features, valid) if self.training else (self.mean, self.variance)
+        gain = self.gain * torch.rsqrt(variance + 1e-5)
+        return features * gain[None, :, None, None] + (self.shift - mean * gain)[None, :, None, None]
+
+    def _batch(self, features: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        count = valid.sum().clamp(min=1.0)
+        mean = (features * valid).sum((0, 2, 3)) / count
+        variance = ((features - mean[None, :, None, None]).square() * valid).sum((0, 2, 3)) / count
+        with torch.no_grad():
+            self.mean.lerp_(mean, self.momentum)
+            self.variance.lerp_(variance, self.momentum)
+        return mean, variance
+
+
+class Convolution(nn.Module):
+    """Convolution, normalisation over valid pixels, rectification; what is invalid stays 0."""
+
+    def __init__(self, inputs: int, outputs: int, side: int, dilation: int = 1, padded: bool = True) -> None:
+        super().__init__()
+        reach = dilation * (side // 2)
+        self.convolve = nn.Conv2d(inputs, outputs, side, padding=reach if padded else 0, dilation=dilation, bias=False)
+        self.normalise = ValidBatchNorm(outputs)
+
+    def forward(self, features: Tensor, valid: Tensor) -> Tensor:
+        """(n, inputs, y, x) -> (n, outputs, y, x), or smaller by the reach on every side where not padded."""
+        return F.relu(self.normalise(self.convolve(features), valid)) * valid

@@ -1,0 +1,297 @@
+"""Train every asked-for classifier on the same split and choose the best on validation."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, median
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import Field, field_validator, model_validator
+
+from stages.accuracy.calibration_error import bin_sums, classwise_error, top_label_error
+from stages.accuracy.confusion import confusion, scores_of
+from stages.errors import LabelError
+from stages.formats.bands import read_bands
+from stages.formats.samples import Role, Samples
+from stages.formats.synthetic import read_synthetic
+from stages.formats.tiles import Tiles
+from stages.formats.weights import ITEM, ONNX, ModelCard, fold_folder, read_card, write_card, write_choice
+from stages.settings import STYLE_ONLY, MapClass, Settings
+from stages.training.recipes import Baseline, CnnRecipe, ForestRecipe, MlpRecipe, Recipe, UnetRecipe, VectorRecipe
+
+if TYPE_CHECKING:
+    from stages.training.fitted import Fitted, Task
+    from stages.training.ground import Ground, Split
+    from stages.training.held import Held
+
+_logger = logging.getLogger(__name__)
+
+#: A killed run goes on with the models it finished and with the last epoch of the one it was at.
+RESUMES = True
+#: Colours, codes and the licence text are shown, not learned.
+COSMETIC = {**STYLE_ONLY, "attribution": True}
+Name = Literal["rf", "svm", "mlp", "cnn", "unet"]
+Criterion = Literal["both_accuracies", "overall_accuracy", "balanced_accuracy", "macro_f1", "loss"]
+#: Side of the cells in which the training ground is laid out, in pixels.
+CELL = 64
+#: Work in progress inside the stage's folder; gone from the finished artifact.
+WORK = ".work"
+
+
+class Config(Settings):
+    """Which classifiers are trained, how, and which of them makes the map."""
+
+    classes: tuple[MapClass, ...] = Field((), description="Classes of the map, in the order of their index")
+    attribution: str = Field("", description="Licence and source of the data, kept with the model")
+    models: tuple[Name, ...] = Field(("rf", "svm", "mlp", "cnn", "unet"), min_length=1, description="What to train")
+    model: Name | None = Field(None, description="The map's model; none: the best of them on validation")
+    choose_by: Criterion = Field(
+        "both_accuracies",
+        description="What best on validation means; both_accuracies is the mean of overall and balanced accuracy, so "
+        "that neither large nor rare classes decide alone; loss is the calibrated one",
+    )
+    seed: int = Field(0, ge=0, le=2**31, description="Seed of weights, chips and samples")
+    epochs: int | None = Field(None, ge=1, le=10_000, description="Longest training of every network, in epochs")
+    lr: float | None = Field(None, gt=0, le=1, description="Largest learning rate of every network")
+    device: str = Field("auto", description="Lightning accelerator: auto, cpu, gpu, mps ...")
+    devices: int = Field(1, ge=1, description="Number of devices")
+    precision: str = Field("32-true", description="Lightning precision: 32-true, bf16-mixed, 16-mixed ...")
+    strategy: str = Field("auto", description="Lightning strategy for several devices: auto, ddp, fsdp ...")
+    accumulate: int = Field(1, ge=1, description="Batches whose gradients are added up before a step")
+    rf: ForestRecipe = Field(default_factory=ForestRecipe, description="Random forest")
+    svm: VectorRecipe = Field(default_factory=VectorRecipe, description="Support vector machine")
+    mlp: MlpRecipe = Field(default_factory=MlpRecipe, description="Network on single pixels")
+    cnn: CnnRecipe = Field(default_factory=CnnRecipe, description="Network on the patch around a pixel")
+    unet: UnetRecipe = Field(default_factory=UnetRecipe, description="Dense network")
+
+    @field_validator("models")
+    @classmethod
+    def _once(cls, models: tuple[str, ...]) -> tuple[str, ...]:
+        twice = [name for name, count in Counter(models).items() if count > 1]
+        if twice:
+            raise ValueError(f"{twice[0]} stands twice; name every model once")
+        return models
+
+    @model_validator(mode="after")
+    def _trained(self) -> Config:
+        if self.model is not None and self.model not in self.models:
+            raise ValueError(f"model {self.model} is not among models ({', '.join(self.models)}); add it there")
+        return self
+
+    def recipe(self, name: str) -> Baseline | Recipe:
+        """One classifier's settings, with `epochs` and `lr` of all networks put in."""
+        recipe: Baseline | Recipe = getattr(self, name)
+        common = {key: value for key in ("epochs", "lr") if (value := getattr(self, key)) is not None}
+        return recipe.model_copy(update=common) if isinstance(recipe, Recipe) else recipe
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is the same for all models of a run."""
+
+    tiles: Tiles
+    samples: Samples
+    channels: tuple[str, ...]
+    out: Path
+    config: Config
+
+    def split(self, fold: int | None) -> Split:
+        """The labels and pixels of one fold, or with None those of the final model."""
+        from stages.training.ground import Split
+
+        return Split(self.tiles, self.samples, self.channels, fold)
+
+    def folder(self, name: str, fold: int | None) -> Path:
+        """Where a finished model lies."""
+        return self.out / name if fold is None else fold_folder(self.out, name, fold, self.samples.crossed)
+
+
+def run(tiles: Path, samples: Path, bands: Path, synthetic: Path, out: Path, config: Config) -> None:
+    """Train every model in every fold, choose one, and refit it on all labels where there are folds."""
+    drawn = read_synthetic(synthetic)
+    assert not any(drawn.values()), f"synthetic samples {drawn} have no place in the training yet"
+    job = Job(Tiles(tiles), Samples(samples), read_bands(bands), out, config)
+    cards = _train_all(job)
+    candidates = {name: _pooled([card.metrics["validation"] for card in cards[name]]) for name in config.models}
+    chosen = config.model or max(config.models, key=lambda name: _merit(candidates[name], config.choose_by))
+    note = f"best on validation by {config.choose_by}" if config.model is None else "named in the settings"
+    if job.samples.crossed:
+        _refit(job, chosen, cards[chosen])
+        note += (
+            f"; scores are pooled out of {job.samples.folds} folds, the map's model is refitted on all labels with "
+            "the settings found there"
+        )
+    write_choice(out, chosen, candidates, note)
+    shutil.rmtree(out / WORK, ignore_errors=True)
+    _logger.info("%s makes the map (%s)\n%s", chosen, note, _table(candidates))
+
+
+def _train_all(job: Job) -> dict[str, list[ModelCard]]:
+    """Train what is not yet there: the cards of every model, one a fold."""
+    cards: dict[str, list[ModelCard]] = {name: [] for name in job.config.models}
+    for fold in range(job.samples.folds):
+        ground: Ground | None = None
+        for name in job.config.models:
+            if not (job.folder(name, fold) / ITEM).is_file():
+                ground = ground or lay_out(job.split(fold), job.out / WORK / "ground")
+                _train(job, name, ground)
+            cards[name].append(read_card(job.folder(name, fold)))
+    return cards
+
+
+def lay_out(split: Split, folder: Path) -> Ground:
+    """Lay out the training ground, and refuse one that no classifier can learn from.
+
+    Raises:
+        LabelError: fewer than two classes have training pixels.
+    """
+    from stages.training.ground import Ground
+
+    ground = Ground(split, CELL, folder)
+    there = [name for name, pixels in zip(split.samples.classes, ground.pixels(), strict=True) if pixels]
+    if len(there) < 2:
+        raise LabelError(
+            f"Training pixels of {len(there)} classes ({', '.join(there) or 'none'}); at least two are needed: add "
+            "labels, or lower label.block, label.buffer or label.purity."
+        )
+    return ground
+
+
+def _train(job: Job, name: str, ground: Ground) -> None:
+    """Train one model on one fold and save it whole."""
+    from stages.training.classifiers import fit, gather_for
+
+    fold, recipe = ground.split.fold, job.config.recipe(name)
+    held = gather_for(name, recipe, ground.split, Role.VALIDATION)
+    task = task_of(job.config, name, job.out / WORK / f"{name}-{fold}")
+    fitted = fit(name, ground, held, recipe, task)
+    temperature, scores = validate(fitted, held, ground.split.classes)
+    _save(job, name, fold, fitted, (temperature, {"validation": scores, "chosen": fitted.found.chosen}))
+
+
+def task_of(config: Config, name: str, folder: Path, chosen: dict[str, Any] | None = None) -> Task:
+    """Put together what a fit needs besides data and recipe."""
+    from stages.training.fitted import Hardware, Task
+
+    hardware = Hardware(config.device, config.devices, config.precision, config.strategy, config.accumulate)
+    # A support vector machine gives no probabilities while it is tuned: what they would decide, overall accuracy does.
+    criterion = "overall_accuracy" if config.choose_by == "loss" else config.choose_by
+
+    def measure(matrix: np.ndarray) -> float:
+        return _merit(scores_of(matrix), criterion)
+
+    return Task(name, config.seed, measure, folder, hardware, chosen)
+
+
+def validate(fitted: Fitted, held: Held, classes: int) -> tuple[float, dict[str, Any]]:
+    """Find the temperature on the held-out pixels and the scores there, with the calibration error before and after."""
+    from stages.training import calibration
+
+    logits, reference = fitted.logits(held), held.reference
+    temperature = calibration.fit_temperature(logits, reference)
+    before, after = (calibration.probabilities(logits, t) for t in (1.0, temperature))
+    matrix = confusion(reference, after.argmax(axis=1), classes)
+    sums = bin_sums(after, reference)
+    overall = {key: value for key, value in scores_of(matrix).items() if isinstance(value, float)}
+    return temperature, _finite({
+        **overall,
+        "pixels": len(reference),
+        "loss": calibration.loss(logits, reference, temperature),
+        "ece_before": top_label_error(bin_sums(before, reference)),
+        "ece": top_label_error(sums),
+        "classwise_ece": classwise_error(sums),
+        "confusion": matrix.tolist(),
+    })  # fmt: skip
+
+
+def _save(job: Job, name: str, fold: int | None, fitted: Fitted, verdict: tuple[float, dict[str, Any]]) -> None:
+    """Write a model folder aside and move it into place whole, so that a folder that is there is finished."""
+    aside, folder = job.out / WORK / "saving", job.folder(name, fold)
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    fitted.export(aside)
+    tiles, config = job.tiles, job.config
+    by_name = {entry.name: entry for entry in config.classes}
+    classes = tuple(
+        {"name": label, "code": by_name[label].code, "color": by_name[label].color}
+        if label in by_name
+        else {"name": label, "code": index, "color": "#808080"}
+        for index, label in enumerate(job.samples.classes)
+    )
+    write_card(aside, ModelCard(
+        name=name, kind=name, channels=job.channels, dates=tiles.dates, scaling=tiles.scaling,
+        resolution=tiles.grid.resolution, crs=tiles.grid.crs, classes=classes, margin=fitted.margin,
+        stride=fitted.stride, temperature=verdict[0], tta=fitted.tta,
+        fingerprint=hashlib.sha256((aside / ONNX).read_bytes()).hexdigest(),
+        settings={**config.recipe(name).model_dump(mode="json"), "seed": config.seed}, metrics=verdict[1],
+        curves=fitted.found.curves, attribution=config.attribution,
+    ))  # fmt: skip
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside.rename(folder)
+
+
+def _refit(job: Job, name: str, cards: list[ModelCard]) -> None:
+    """Fit the chosen model on all labels: found settings by majority, lengths and temperature by median and mean."""
+    from stages.training.classifiers import fit
+
+    if (job.folder(name, None) / ITEM).is_file():
+        return
+    chosen = _agreed([card.metrics["chosen"] for card in cards])
+    ground = lay_out(job.split(None), job.out / WORK / "ground")
+    task = task_of(job.config, name, job.out / WORK / f"{name}-all", chosen)
+    fitted = fit(name, ground, None, job.config.recipe(name), task)
+    scores = _pooled([card.metrics["validation"] for card in cards])
+    temperature = mean(card.temperature for card in cards)
+    _save(job, name, None, fitted, (temperature, {"validation": scores, "chosen": chosen}))
+
+
+def _agreed(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """One setting out of those of every fold: the median length or scale, otherwise the most frequent."""
+    agreed: dict[str, Any] = {}
+    for key in found[0]:
+        values = [entry[key] for entry in found]
+        agreed[key] = median(values) if key in ("epochs", "gain") else Counter(values).most_common(1)[0][0]
+    return agreed
+
+
+def _pooled(scores: list[dict[str, Any]]) -> dict[str, Any]:
+    """Scores of one model over its folds: from the summed confusion matrices; errors are means by pixels."""
+    matrix = np.sum([entry["confusion"] for entry in scores], axis=0)
+    pixels = [entry["pixels"] for entry in scores]
+    overall = {key: value for key, value in scores_of(matrix).items() if isinstance(value, float)}
+    means = {
+        key: float(np.average([entry[key] if entry[key] is not None else np.nan for entry in scores], weights=pixels))
+        for key in ("loss", "ece_before", "ece", "classwise_ece")
+    }
+    return _finite({**overall, **means, "pixels": sum(pixels), "confusion": matrix.tolist()})
+
+
+def _merit(scores: dict[str, Any], criterion: str) -> float:
+    """How good scores are by a criterion; larger is better, undefined is worst."""
+    keys = {"both_accuracies": ("overall_accuracy", "balanced_accuracy")}.get(criterion, (criterion,))
+    values = [scores[key] for key in keys]
+    if any(value is None or np.isnan(value) for value in values):
+        return -np.inf
+    return -mean(values) if criterion == "loss" else mean(values)
+
+
+def _finite(scores: dict[str, Any]) -> dict[str, Any]:
+    """Put None where a score is undefined, as JSON has no NaN."""
+    return {key: None if isinstance(value, float) and np.isnan(value) else value for key, value in scores.items()}
+
+
+def _table(candidates: dict[str, dict[str, Any]]) -> str:
+    """One line a model with its validation scores."""
+    columns = {"overall": "overall_accuracy", "balanced": "balanced_accuracy", "macro F1": "macro_f1", "loss": "loss",
+               "ECE": "ece"}  # fmt: skip
+    lines = ["on validation " + "".join(f"{title:>10}" for title in columns)]
+    for name, scores in candidates.items():
+        values = [scores[key] for key in columns.values()]
+        lines.append(f"{name:14}" + "".join(f"{'-' if value is None else f'{value:.3f}':>10}" for value in values))
+    return "\n".join(lines)

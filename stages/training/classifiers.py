@@ -1,0 +1,42 @@
+"""Every classifier by its name, behind one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from stages.formats.samples import Role
+from stages.models.table import NETWORKS
+from stages.training.fitted import Fitted, Task
+from stages.training.forest import fit_forest
+from stages.training.ground import Ground, Split
+from stages.training.held import Held, gather
+from stages.training.loop import SHAPE, fit_network
+from stages.training.recipes import Baseline, Recipe
+from stages.training.vectors import fit_vectors
+
+CLASSIFIERS: dict[str, Callable[..., Fitted]] = {
+    "rf": fit_forest,
+    "svm": fit_vectors,
+    **{kind: partial(fit_network, kind) for kind in NETWORKS},
+}
+
+
+def surroundings(name: str, recipe: Baseline | Recipe) -> tuple[int, int]:
+    """Margin and stride in pixels that a classifier's images need."""
+    if isinstance(recipe, Baseline):
+        return max(recipe.windows, default=1) // 2, 1
+    shape = {key: value for key, value in recipe.model_dump().items() if key in SHAPE}
+    network: Any = NETWORKS[name](1, 2, **shape)
+    return int(network.margin), int(network.stride)
+
+
+def gather_for(name: str, recipe: Baseline | Recipe, split: Split, role: Role) -> Held:
+    """Read the validation or test pixels of a split with the surroundings that a classifier looks at."""
+    return gather(split, role, *surroundings(name, recipe))
+
+
+def fit(name: str, ground: Ground, held: Held | None, recipe: Baseline | Recipe, task: Task) -> Fitted:
+    """Fit the classifier called ``name`` to the training ground; settings are decided on ``held`` where given."""
+    return CLASSIFIERS[name](ground, held, recipe, task)

@@ -1,0 +1,71 @@
+"""What a fit gives, whatever the classifier: logits of pixels, a graph to save, and what was found on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from stages.training.held import Held
+
+#: Says how good a confusion matrix (K, K), rows = reference, is; larger is better.
+Measure = Callable[[np.ndarray], float]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What fitting decided: the settings chosen on validation, and the learning curves by epoch."""
+
+    chosen: dict[str, Any] = field(default_factory=dict)
+    curves: dict[str, list[float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where and how networks are trained, in Lightning's words."""
+
+    device: str = "auto"
+    devices: int = 1
+    precision: str = "32-true"
+    strategy: str = "auto"
+    accumulate: int = 1
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a fit needs besides its data and its recipe.
+
+    ``chosen`` holds settings that were found earlier and are not searched again (the final refit); checkpoints go
+    to ``folder``.
+    """
+
+    name: str
+    seed: int
+    measure: Measure
+    folder: Path
+    hardware: Hardware = Hardware()
+    chosen: dict[str, Any] | None = None
+
+
+class Fitted(Protocol):
+    """One interface for forests, vector machines and networks."""
+
+    margin: int
+    stride: int
+    tta: bool
+    found: Found
+
+    def logits(self, held: Held) -> np.ndarray:
+        """Logits of the held-out pixels from every view (one, or eight with ``tta``): float32 (views, pixels, class)."""
+
+    def export(self, folder: Path) -> None:
+        """Write `model.onnx`, and `weights.safetensors` for a network."""
+
+
+def tally(reference: np.ndarray, mapped: np.ndarray, classes: int) -> np.ndarray:
+    """Confusion matrix (K, K) of class indices, rows = reference."""
+    pairs = reference.astype(np.int64) * classes + mapped
+    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)

@@ -1,0 +1,278 @@
+"""Fit a network on chips: Lightning drives, validation after every epoch decides which weights are kept."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from stages import progress
+from stages.formats.samples import UNLABELLED
+from stages.formats.weights import ONNX, WEIGHTS
+from stages.models.classifier import Classifier, Normalise
+from stages.models.table import NETWORKS
+from stages.training import augmentation, calibration
+from stages.training.chips import Batch, Chips
+from stages.training.fitted import Found, Task, tally
+from stages.training.ground import Ground
+from stages.training.held import Held
+from stages.training.onnx_file import export_module, save_weights
+from stages.training.recipes import Recipe
+
+LAST = "last"
+#: Recipe fields that shape the network; the rest shape its training.
+SHAPE = ("width", "depth", "dilations", "dropout")
+_logger = logging.getLogger(__name__)
+
+
+class FittedNetwork:
+    """A trained network in its frame."""
+
+    def __init__(self, classifier: Classifier, tta: bool, found: Found) -> None:
+        self.classifier = classifier.eval()
+        self.tta = tta
+        self.found = found
+        self.margin = int(classifier.network.margin)  # type: ignore[arg-type]
+        self.stride = int(classifier.network.stride)  # type: ignore[arg-type]
+
+    def logits(self, held: Held) -> np.ndarray:
+        """Logits of the held-out pixels: (views, pixels, class)."""
+        views = [(turns, mirrored) for mirrored in (False, True) for turns in range(4)] if self.tta else [(0, False)]
+        return np.stack([np.concatenate(list(_predict(self.classifier, held, *view))) for view in views])
+
+    def export(self, folder: Path) -> None:
+        """Write `model.onnx` and `weights.safetensors`."""
+        channels = self.classifier.normalise.mean.shape[1]
+        plain = self.classifier.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        export_module(plain, channels, self.stride, folder / ONNX)
+        save_weights(plain, folder / WEIGHTS)
+
+
+def build(kind: str, ground: Ground, recipe: Recipe, seed: int) -> Classifier:
+    """Make an untrained network in its frame; the same seed gives the same weights."""
+    torch.manual_seed(seed)
+    classes = ground.split.classes
+    shape = {name: value for name, value in recipe.model_dump().items() if name in SHAPE}
+    network = NETWORKS[kind](len(ground.split.channels), classes, **shape)
+    return Classifier(Normalise(*ground.split.moments(), recipe.clip), network, classes)
+
+
+def fit_network(kind: str, ground: Ground, held: Held | None, recipe: Recipe, task: Task) -> FittedNetwork:
+    """Train, going on from the checkpoint in ``task.folder`` where a killed run left one."""
+    if task.chosen:
+        recipe = recipe.model_copy(update={"epochs": int(task.chosen["epochs"])})
+    training = Training(build(kind, ground, recipe, task.seed), ground, held, recipe, task)
+    checkpoint = _checkpoint(task.folder / f"{LAST}.ckpt")
+    if checkpoint is not None and checkpoint["finished"]:
+        training.load_state_dict(checkpoint["state_dict"])
+        training.on_load_checkpoint(checkpoint)
+    else:
+        _run(training, task, checkpoint is not None)
+    found = Found({"epochs": training.best_epoch + 1}, training.curves)
+    return FittedNetwork(training.kept(), recipe.average_turns, found)
+
+
+def _run(training: Training, task: Task, resume: bool) -> None:
+    """Hand the training to Lightning, without its chatter."""
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    hardware, recipe = task.hardware, training.recipe
+    saver = ModelCheckpoint(
+        task.folder, LAST, save_top_k=1, every_n_epochs=1, save_on_train_epoch_end=True, enable_version_counter=False
+    )
+    with warnings.catch_warnings():
+        # Loading in a worker process would cost more than cutting a chip does; a run goes on in its old folder.
+        for text in (
+            ".*does not have many workers.*",
+            ".*LeafSpec.*",
+            ".*exists and is not empty.*",
+            ".*in eval mode.*",
+        ):
+            warnings.filterwarnings("ignore", text)
+        trainer = lightning.Trainer(
+            accelerator=hardware.device, devices=hardware.devices, strategy=hardware.strategy,
+            precision=hardware.precision, accumulate_grad_batches=hardware.accumulate,  # type: ignore[arg-type]
+            max_epochs=recipe.epochs, gradient_clip_val=recipe.clip_gradient, callbacks=[saver], logger=False,
+            enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+            reload_dataloaders_every_n_epochs=1, deterministic="warn", default_root_dir=str(task.folder),
+        )  # fmt: skip
+        path = str(task.folder / f"{LAST}.ckpt") if resume else None
+        trainer.fit(training, ckpt_path=path, weights_only=True)
+
+
+def _checkpoint(path: Path) -> dict[str, Any] | None:
+    """Read the checkpoint of a killed run; one that cannot be read counts as none."""
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        return None
+    except Exception as fault:  # a truncated file raises whatever its first broken part makes it raise
+        _logger.warning("checkpoint %s cannot be read (%s): the training starts anew", path.name, type(fault).__name__)
+        path.unlink()
+        return None
+    return checkpoint
+
+
+class Training(lightning.LightningModule):
+    """One network's training; all chance depends on the seed, the epoch and the step only, so that it can go on."""
+
+    shown: Tensor
+    weights: Tensor
+
+    def __init__(self, classifier: Classifier, ground: Ground, held: Held | None, recipe: Recipe, task: Task) -> None:
+        super().__init__()
+        self.classifier = classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        #: Moving average of the weights (Polyak and Juditsky 1992): what validation sees and what is kept.
+        self.averaged = copy.deepcopy(self.classifier).requires_grad_(False).eval()
+        self._data = (ground, held)
+        self.recipe = recipe
+        self.task = task
+        self.pixels = ground.pixels().astype(np.float64)
+        weights = calibration.class_weights(recipe.class_weights, self.pixels)
+        self.register_buffer("weights", torch.from_numpy(weights).float())
+        self.register_buffer("shown", torch.zeros(len(weights), dtype=torch.float64))
+        self.best: dict[str, Tensor] = {}
+        self.best_loss, self.best_epoch = float("inf"), -1
+        self.curves: dict[str, list[float]] = {"training loss": []}
+        if held is not None:
+            self.curves |= {"validation loss": [], "validation accuracy": []}
+        self._losses: list[Tensor] = []
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """The chips of the current epoch."""
+        recipe = self.recipe.model_copy(update={"steps": self.recipe.steps * self.task.hardware.accumulate})
+        return DataLoader(Chips(self._data[0], recipe, self.task.seed, self.current_epoch), batch_size=None)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW without decay of gains, shifts and biases; the learning rate moves every step."""
+        parameters = list(self.classifier.parameters())
+        groups = [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.recipe.weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=self.recipe.lr)
+        total = self.recipe.epochs * self.recipe.steps
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, total, self.recipe.schedule))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_epoch_start(self) -> None:
+        """Dropout draws from the epoch's own seed, so that an epoch is the same after a restart."""
+        torch.manual_seed((self.task.seed * 1_000_003 + self.current_epoch) % 2**63)
+
+    def training_step(self, batch: Batch, step: int) -> Tensor:
+        """Cross-entropy of the labelled pixels of a batch."""
+        image, valid, labels = batch
+        draw = torch.Generator().manual_seed(hash((self.task.seed, self.current_epoch, step)) % 2**63)
+        if self.recipe.hide > 0:
+            valid = augmentation.hide(valid.cpu(), self.recipe.hide, draw).to(valid)
+            labels = torch.where(valid[:, 0] > 0, labels, UNLABELLED)
+        scaled = self.classifier.normalise(image, valid)
+        varied = augmentation.vary(scaled[:, :-1], valid, self.recipe, draw)
+        inputs = torch.cat([varied, valid], dim=1).contiguous(memory_format=torch.channels_last)
+        logits = self.classifier.network(inputs)
+        labelled = labels != UNLABELLED
+        chosen, reference = logits.permute(0, 2, 3, 1)[labelled], labels[labelled]
+        self.shown += torch.bincount(reference, minlength=len(self.shown))
+        if len(reference) == 0:
+            return logits.sum() * 0.0
+        loss = F.cross_entropy(chosen, reference, self.weights, label_smoothing=self.recipe.smoothing)
+        self._losses.append(loss.detach())
+        return loss
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Move the average towards the weights; faster in the beginning, when the average is still old."""
+        done = self.global_step
+        decay = min(self.recipe.average, (done + 1) / (done + 10)) if self.recipe.average else 0.0
+        with torch.no_grad():
+            for mean, now in zip(
+                self.averaged.state_dict().values(), self.classifier.state_dict().values(), strict=True
+            ):
+                mean.lerp_(now, 1.0 - decay)
+
+    def on_train_epoch_end(self) -> None:
+        """Validate, keep the best weights and say whether it is worth going on."""
+        self.curves["training loss"].append(float(torch.stack(self._losses).mean()) if self._losses else 0.0)
+        self._losses.clear()
+        held = self._data[1]
+        loss = self._validate(held) if held is not None else -float(self.current_epoch)
+        if loss < self.best_loss:
+            self.best_loss, self.best_epoch = loss, self.current_epoch
+            self.best = {name: tensor.clone() for name, tensor in self.corrected().state_dict().items()}
+        if self.current_epoch - self.best_epoch >= self.recipe.patience:
+            self.trainer.should_stop = True
+        progress.report(self.task.name, self.current_epoch + 1, self.recipe.epochs)
+
+    def _validate(self, held: Held) -> float:
+        """Mean loss on the held-out pixels, after the correction to the training prior."""
+        classifier = self.corrected()
+        total, matrix = 0.0, np.zeros((len(self.pixels),) * 2, dtype=np.int64)
+        at = [window.any() for window in held.at]
+        references = [held.labels[i][held.at[i]] for i in np.flatnonzero(at)]
+        for logits, reference in zip(_predict(classifier, held), references, strict=True):
+            total += calibration.loss(logits[None], reference, 1.0) * len(reference)
+            matrix += tally(reference, logits.argmax(axis=1), len(matrix))
+        self.curves["validation loss"].append(total / matrix.sum())
+        self.curves["validation accuracy"].append(float(np.trace(matrix) / matrix.sum()))
+        return self.curves["validation loss"][-1]
+
+    def corrected(self) -> Classifier:
+        """The averaged network with the correction for the class shares it was shown and weighted with."""
+        shown = (self.shown * self.weights.double()).cpu().numpy()
+        self.averaged.correction.copy_(torch.from_numpy(calibration.prior_correction(self.pixels, shown)))
+        return self.averaged
+
+    def kept(self) -> Classifier:
+        """The weights of the best epoch, on the CPU."""
+        kept = copy.deepcopy(self.averaged).cpu()
+        kept.load_state_dict({name: tensor.cpu() for name, tensor in self.best.items()})
+        return kept
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what deciding needs: plain numbers and tensors, so that no code is run on loading."""
+        checkpoint["best"] = self.best
+        checkpoint["decided"] = [self.best_loss, self.best_epoch]
+        checkpoint["curves"] = self.curves
+        checkpoint["finished"] = self.trainer.should_stop or self.current_epoch + 1 >= self.recipe.epochs
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up what `on_save_checkpoint` added."""
+        self.best = checkpoint["best"]
+        self.best_loss, self.best_epoch = checkpoint["decided"]
+        self.curves = checkpoint["curves"]
+
+
+def rate(step: int, total: int, schedule: str) -> float:
+    """Share of the largest learning rate at a step: a linear warm-up over 15 % and a cosine to nearly 0."""
+    if schedule == "constant":
+        return min(1.0, (step + 1) / 30)
+    warm = 0.15 * total
+    if step < warm:
+        return (step + 1) / max(warm, 1.0)
+    return float(0.5 * (1.0 + np.cos(np.pi * (step - warm) / max(total - warm, 1.0))) + 1e-3)
+
+
+def _predict(classifier: Classifier, held: Held, turns: int = 0, mirrored: bool = False) -> Any:
+    """Logits (pixels, class) of the held-out pixels of every window that has some, seen from one of eight views."""
+    device = classifier.correction.device
+    for image, valid, at in zip(held.image, held.valid, held.at, strict=True):
+        if not at.any():
+            continue
+        seen = [torch.from_numpy(_view(array, turns, mirrored))[None].to(device) for array in (image, valid)]
+        with torch.no_grad():
+            found = classifier(seen[0].contiguous(memory_format=torch.channels_last), seen[1])[0].float().cpu().numpy()
+        back = np.rot90(found, -turns, axes=(1, 2))
+        yield (back[..., ::-1] if mirrored else back)[:, at].T
+
+
+def _view(array: np.ndarray, turns: int, mirrored: bool) -> np.ndarray:
+    return np.ascontiguousarray(np.rot90(array[..., ::-1] if mirrored else array, turns, axes=(-2, -1)))

@@ -1,0 +1,68 @@
+"""A tile store of random values and a label raster of stripes, for tests of the label stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from affine import Affine
+
+from stages.formats.samples import Samples
+from stages.formats.tiles import Tiles
+from stages.geo.grid import Grid
+from stages.label import Config, run
+
+CRS = "EPSG:32633"
+GRID = Grid(CRS, 10.0, 500_000.0, 5_400_000.0, 48, 40, 16)
+CLASSES = [
+    {"name": "water", "labels": [1], "code": 1, "color": "#0000ff"},
+    {"name": "forest", "labels": [2], "code": 2, "color": "#00ff00"},
+]
+
+
+@dataclass(frozen=True)
+class LabelWorld:
+    """A folder with a tile store; stripes of two classes, 2 pixels wide, cover the grid."""
+
+    root: Path
+
+    @classmethod
+    def build(cls, root: Path, invalid: tuple[slice, slice] | None = None) -> LabelWorld:
+        """Write the tile store, with pixels invalid where asked."""
+        folder = root / "tiles"
+        folder.mkdir(parents=True)
+        tiles = Tiles.create(folder, GRID, ("red", "nir"), ("2020",), "digital numbers")
+        cube = np.random.default_rng(0).normal(100, 5, (1, 2, *GRID.shape)).astype(np.float32)
+        valid = np.ones((1, *GRID.shape), dtype=bool)
+        if invalid is not None:
+            valid[(0, *invalid)] = False
+        for _, _, window in GRID.tiles():
+            tiles.write(window, cube[(..., *window.slices)], valid[(..., *window.slices)])
+        return cls(root)
+
+    @property
+    def truth(self) -> np.ndarray:
+        """Label value 1 or 2 of every pixel."""
+        rows, _ = np.indices(GRID.shape)
+        return (1 + rows // 2 % 2).astype(np.uint8)
+
+    def raster(self, values: np.ndarray, name: str = "labels.tif", **profile: Any) -> Path:
+        """Write a label raster on the grid, nodata 0 unless told."""
+        options = {"driver": "GTiff", "count": 1, "dtype": values.dtype, "crs": CRS, "nodata": 0, **profile}
+        transform = Affine(GRID.resolution, 0.0, GRID.left, 0.0, -GRID.resolution, GRID.top)
+        path = self.root / name
+        height, width = values.shape
+        with rasterio.open(path, "w", height=height, width=width, transform=transform, **options) as file:
+            file.write(values, 1)
+        return path
+
+    def label(self, file: Path, name: str = "samples", **settings: Any) -> Samples:
+        """Run the label stage with blocks of 8 pixels and a buffer of 15 m, unless told."""
+        out = self.root / name
+        out.mkdir()
+        values = {"classes": CLASSES, "file": file, "block": 80, "buffer": 15, **settings}
+        run(self.root / "tiles", out, Config(**values))
+        return Samples(out)

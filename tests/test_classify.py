@@ -1,0 +1,244 @@
+"""The whole-area map: its layers, its bytes, and its resumption."""
+
+from __future__ import annotations
+
+import hashlib
+from itertools import pairwise
+from pathlib import Path
+
+import dask
+import numpy as np
+import pytest
+import rasterio
+from pyproj import Geod
+
+from stages import classify
+from stages.errors import ModelError
+from stages.formats import maps
+from stages.formats.weights import ONNX, write_card, write_choice
+from stages.geo.grid import Grid
+from stages.inference.predictor import Predictor, load
+from tests.networks import card_of, write_network, write_tiles
+
+RNG = np.random.default_rng(3)
+#: class 0 where red is above nir, class 1 otherwise
+SIGN = np.array([[1.0, -1.0], [-1.0, 1.0]]).reshape(2, 2, 1, 1)
+
+
+def _hashes(folder: Path) -> list[str]:
+    return [
+        hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in (maps.CLASSES, maps.CONFIDENCE, maps.META)
+    ]
+
+
+def _run(tiles: Path, model: Path, out: Path, **settings: int) -> Path:
+    out.mkdir(exist_ok=True)
+    classify.run(tiles, model, out, classify.Config(**settings))
+    return out
+
+
+def _layer(out: Path, name: str) -> np.ndarray:
+    with rasterio.open(out / name) as layer:
+        found: np.ndarray = layer.read(1)
+    return found
+
+
+def test_layers_hold_class_confidence_and_nodata(tmp_path: Path) -> None:
+    image = RNG.normal(size=(2, 300, 70)).astype(np.float32)
+    valid = RNG.random((300, 70)) < 0.6
+    tiles = write_tiles(tmp_path / "tiles", image, valid)
+    out = _run(tmp_path / "tiles", write_network(tmp_path / "model", SIGN), tmp_path / "out", window=64)
+    classes, confidence = _layer(out, maps.CLASSES), _layer(out, maps.CONFIDENCE)
+    np.testing.assert_array_equal(classes, np.where(valid, np.where(image[0] > image[1], 0, 1), 255))
+    # Two logits d and -d: the top probability is 1 / (1 + exp(-2 |d|)).
+    top = 100 / (1 + np.exp(-2 * np.abs(image[0] - image[1]).astype(float)))
+    assert np.abs(confidence.astype(float) - top)[valid].max() <= 0.5 + 1e-3
+    assert (confidence[~valid] == 255).all()
+    with rasterio.open(out / maps.CLASSES) as layer:
+        assert layer.crs.to_string() == tiles.grid.crs
+        assert layer.transform == tiles.grid.transform
+        assert layer.nodata == 255
+    meta = maps.read_meta(out)
+    assert meta["valid_pixels"] == valid.sum()
+    assert meta["classes"]["c0"]["pixels"] == (classes == 0).sum()
+    # 10 m pixels of UTM near its central meridian: 0.01 ha within 0.1 %.
+    assert meta["classes"]["c1"]["hectares"] == pytest.approx(0.01 * (classes == 1).sum(), rel=1e-3)
+    assert meta["model"] == "tiny"
+    assert sorted(path.name for path in out.iterdir()) == sorted([maps.CLASSES, maps.CONFIDENCE, maps.META])
+
+
+def test_hectares_of_a_geographic_grid_shrink_towards_the_pole(tmp_path: Path) -> None:
+    where = {"crs": "EPSG:4326", "resolution": 0.5, "left": 10.0, "top": 70.0}
+    image = np.zeros((2, 40, 8), np.float32)
+    image[0, :20] = 1.0  # class 0 in the north, class 1 in the south
+    image[1, 20:] = 1.0
+    write_tiles(tmp_path / "tiles", image, **where)
+    model = write_network(tmp_path / "model", SIGN, resolution=0.5)
+    classes = maps.read_meta(_run(tmp_path / "tiles", model, tmp_path / "out"))["classes"]
+    geod = Geod(ellps="WGS84")
+    for name, south, north in (("c0", 60.0, 70.0), ("c1", 50.0, 60.0)):
+        lon = np.concatenate([np.linspace(10, 14, 200), np.linspace(14, 10, 200)])
+        lat = np.repeat([south, north], 200)
+        truth = abs(geod.polygon_area_perimeter(lon, lat)[0]) / 10_000
+        assert classes[name]["pixels"] == 160
+        assert classes[name]["hectares"] == pytest.approx(truth, rel=1e-3)
+
+
+def _models(root: Path) -> dict[str, Path]:
+    """Write a U-Net, a patch network and a forest, as they leave training but for what they have learnt.
+
+    A low temperature makes their confidences differ from pixel to pixel all the same.
+    """
+    import torch
+    from sklearn.ensemble import RandomForestClassifier
+    from torch import nn
+
+    from stages.models.classifier import Classifier, Normalise
+    from stages.models.context import Context, Rows
+    from stages.models.table import NETWORKS
+    from stages.training.onnx_file import export_forest, export_module
+
+    class Table(nn.Module):
+        """Rows of features behind the normalisation."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.normalise, self.rows = Normalise([0.0, 0.0], [1.0, 1.0]), Rows(Context(2, (3, 7)))
+
+        def forward(self, image: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+            return self.rows(self.normalise(image, valid))
+
+    torch.manual_seed(0)
+    folders = {name: root / name for name in ("unet", "cnn", "rf")}
+    for name, folder in folders.items():
+        folder.mkdir()
+        reach = {"margin": 3, "stride": 1}
+        if name == "rf":
+            rows, labels = RNG.normal(size=(300, Context(2, (3, 7)).features)), RNG.integers(0, 3, 300)
+            forest = RandomForestClassifier(20, random_state=0).fit(rows, labels)
+            export_forest(Table(), forest, 3, np.zeros(3), folder, 2)
+        else:
+            network = NETWORKS[name](2, 3, width=8)
+            reach = {"margin": int(network.margin), "stride": int(network.stride)}
+            classifier = Classifier(Normalise([0.0, 0.0], [1.0, 1.0]), network, 3)
+            export_module(classifier, 2, reach["stride"], folder / ONNX)
+        write_card(folder, card_of(3, 2, name=name, tta=name == "cnn", temperature=0.15, **reach))
+    return folders
+
+
+def test_any_workers_threads_and_bands_give_the_same_bytes(tmp_path: Path) -> None:
+    from distributed import Client, LocalCluster
+
+    valid = np.ones((200, 170), bool)
+    valid[60:90, 20:150] = False
+    tiles = tmp_path / "tiles"
+    write_tiles(tiles, RNG.normal(size=(2, 200, 170)), valid)
+    windows = {"window": 64, "overlap": 16}
+    models, expected = _models(tmp_path), {}
+    with dask.config.set(scheduler="synchronous"):
+        for name, model in models.items():
+            out = _run(tiles, model, tmp_path / f"{name}-alone", **windows)
+            expected[name] = _hashes(out)
+            assert maps.read_meta(out)["windows"] >= 12
+            assert len(np.unique(_layer(out, maps.CONFIDENCE))) > 10  # there is something to differ in
+    with dask.config.set(scheduler="threads", num_workers=4):
+        for name, model in models.items():
+            out = _run(tiles, model, tmp_path / f"{name}-threads", rows=1, **windows)
+            assert _hashes(out) == expected[name], name
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        for name, model in models.items():
+            out = _run(tiles, model, tmp_path / f"{name}-processes", rows=1, **windows)
+            assert _hashes(out) == expected[name], name
+        loaded = client.run(_models_loaded)
+    # Four bands a model, two workers: whoever worked for a model loaded it once.
+    assert all(1 <= count <= len(models) for count in loaded.values())
+
+
+def _models_loaded() -> int:
+    from stages.inference import predictor
+
+    return predictor._load.cache_info().misses
+
+
+def test_a_finished_band_of_a_killed_run_is_kept(tmp_path: Path) -> None:
+    write_tiles(tmp_path / "tiles", RNG.normal(size=(2, 128, 64)))
+    model = write_network(tmp_path / "model", SIGN)
+    whole = _run(tmp_path / "tiles", model, tmp_path / "whole", window=32, overlap=0, rows=2)
+    out = tmp_path / "resumed"
+    planted = maps.part_path(out, 64, 128)
+    planted.parent.mkdir(parents=True)
+    np.save(planted, np.full((2, 64, 64), 77, np.uint8))
+    (planted.parent / "000000000-000000064.1.unfinished").write_bytes(b"torn")
+    (out / maps.CLASSES).write_bytes(b"torn")
+    _run(tmp_path / "tiles", model, out, window=32, overlap=0, rows=2)
+    classes = _layer(out, maps.CLASSES)
+    assert (classes[64:] == 77).all()  # taken over, not computed again
+    np.testing.assert_array_equal(classes[:64], _layer(whole, maps.CLASSES)[:64])
+    assert not (out / maps.PARTS).exists()
+
+
+def test_windows_without_a_valid_pixel_cost_no_prediction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    valid = np.zeros((128, 128), bool)
+    valid[100, 100] = True
+    write_tiles(tmp_path / "tiles", np.ones((2, 128, 128)), valid)
+    shown = []
+    honest = Predictor.probabilities
+    monkeypatch.setattr(
+        Predictor, "probabilities", lambda self, image, mask: shown.append(len(image)) or honest(self, image, mask)
+    )
+    out = _run(tmp_path / "tiles", write_network(tmp_path / "model", SIGN), tmp_path / "out", window=32, overlap=0)
+    assert shown == [1]  # of 16 windows
+    assert (_layer(out, maps.CLASSES) != 255).sum() == 1
+
+
+def test_a_scene_without_a_valid_pixel_stays_nodata(tmp_path: Path) -> None:
+    write_tiles(tmp_path / "tiles", np.ones((2, 20, 30)), np.zeros((20, 30), bool))
+    out = _run(tmp_path / "tiles", write_network(tmp_path / "model", SIGN), tmp_path / "out")
+    assert (_layer(out, maps.CLASSES) == 255).all()
+    assert (_layer(out, maps.CONFIDENCE) == 255).all()
+    assert maps.read_meta(out)["valid_pixels"] == 0
+
+
+def test_the_chosen_model_of_an_artifact_makes_the_map(tmp_path: Path) -> None:
+    write_tiles(tmp_path / "tiles", np.ones((2, 20, 20)))
+    write_network(tmp_path / "model" / "one", np.zeros((2, 2, 1, 1)), bias=(1, 0), name="one")
+    write_network(tmp_path / "model" / "two", np.zeros((2, 2, 1, 1)), bias=(0, 1), name="two")
+    write_choice(tmp_path / "model", "two", {"one": {}, "two": {}})
+    out = _run(tmp_path / "tiles", tmp_path / "model", tmp_path / "out")
+    assert maps.read_meta(out)["model"] == "two"
+    assert (_layer(out, maps.CLASSES) == 1).all()
+
+
+def test_a_model_for_other_scenes_is_refused(tmp_path: Path) -> None:
+    write_tiles(tmp_path / "tiles", np.ones((2, 20, 20)))
+    model = write_network(tmp_path / "model", SIGN, channels=card_of(2, 3).channels[1:])
+    with pytest.raises(ModelError, match="swir1 missing"):
+        _run(tmp_path / "tiles", model, tmp_path / "out")
+
+
+@pytest.mark.parametrize("tops", [(0, 600), (0, 100, 256, 300, 600), (0, 599, 600)])
+def test_parts_of_any_height_are_assembled_alike(tmp_path: Path, tops: tuple[int, ...]) -> None:
+    rows = np.arange(600 * 40).reshape(600, 40) % 251
+    both = np.stack([rows, rows[::-1]]).astype(np.uint8)
+    parts = []
+    (tmp_path / maps.PARTS).mkdir()
+    for top, bottom in pairwise(tops):
+        parts.append(maps.part_path(tmp_path, top, bottom))
+        maps.write_part(parts[-1], (bottom - top, 40), iter([(0, *both[:, top:bottom])]))
+    counted: list[tuple[int, int]] = []
+    grid = Grid("EPSG:32633", 10.0, 0.0, 0.0, 40, 600, 256)
+    maps.assemble(tmp_path, grid, parts, lambda top, piece: counted.append((top, len(piece))))
+    np.testing.assert_array_equal(_layer(tmp_path, maps.CLASSES), both[0])
+    np.testing.assert_array_equal(_layer(tmp_path, maps.CONFIDENCE), both[1])
+    assert counted == [(0, 256), (256, 256), (512, 88)]
+
+
+def test_the_cached_model_is_shared_by_bands(tmp_path: Path) -> None:
+    write_tiles(tmp_path / "tiles", np.ones((2, 100, 20)))
+    model = write_network(tmp_path / "model", SIGN)
+    first = load(model)
+    _run(tmp_path / "tiles", model, tmp_path / "out", window=16, overlap=4, rows=1)
+    assert load(model) is first

@@ -1,0 +1,171 @@
+"""The delivery: codes, areas, sieve and its effect, and equal bytes for equal maps."""
+
+import hashlib
+import logging
+from dataclasses import replace
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import rasterio
+
+from stages import export
+from stages.settings import MapClass
+from tests.delivery import area_of, make
+
+FILES = {"classes.tif", "classes.tif.aux.xml", "confidence.tif", "classes.gpkg", "classes.qml", "legend.png",
+         "report.html"}  # fmt: skip
+
+
+def small_map(seed: int = 0) -> np.ndarray:
+    """Three classes in stripes with single pixels of another class, nodata in a corner: uint8 (40, 36)."""
+    rng = np.random.default_rng(seed)
+    indices = np.repeat(np.arange(36) // 12, 40).reshape(36, 40).T.astype(np.uint8)
+    speckle = rng.random(indices.shape) < 0.05
+    indices[speckle] = (indices[speckle] + 1) % 3
+    indices[:6, :6] = 255
+    return indices
+
+
+def delivered(made, out, **settings):
+    out.mkdir()
+    export.run(**made.labelled, out=out, config=export.Config(picture=100, **settings))
+    return out
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    indices = small_map()
+    stripes = np.repeat(np.arange(36) // 12, 40).reshape(36, 40).T
+    truth = np.where(indices == 255, 255, stripes).astype(np.uint8)
+    return make(tmp_path_factory.mktemp("area") / "world", replace(area_of(indices), truth=truth))
+
+
+@pytest.fixture(scope="module")
+def plain(made, tmp_path_factory):
+    return delivered(made, tmp_path_factory.mktemp("plain") / "map", title="World", attribution="CC BY 4.0")
+
+
+@pytest.fixture(scope="module")
+def sieved(made, tmp_path_factory):
+    return delivered(made, tmp_path_factory.mktemp("sieved") / "map", min_area=0.04)
+
+
+def test_everything_is_there_and_nothing_else(plain):
+    assert {path.name for path in plain.iterdir()} == FILES
+
+
+def test_pixels_hold_codes_and_nodata_stays(plain):
+    indices = small_map()
+    with rasterio.open(plain / "classes.tif") as layer, rasterio.open(plain / "confidence.tif") as confidence:
+        codes, percent, tags = layer.read(1), confidence.read(1), layer.tags()
+        colors = layer.colormap(1)
+    assert (codes == np.where(indices == 255, 255, 10 * (indices + 1.0))).all()
+    assert ((percent == 255) == (indices == 255)).all()
+    assert colors[20] == (0xD8, 0xC4, 0x5A, 255)
+    assert (tags["title"], tags["attribution"], tags["model"]) == ("World", "CC BY 4.0", "unet")
+    assert tags["model_fingerprint"] == "0123456789abcdef"
+
+
+def test_polygons_cover_the_map_with_their_hectares(plain):
+    indices, table = small_map(), gpd.read_file(plain / "classes.gpkg", layer="classes")
+    assert list(table.columns) == ["class", "code", "hectares", "geometry"]
+    hectares = table.groupby("code")["hectares"].sum()
+    pixel = area_of(indices).grid.pixel_hectares(0, 1)[0]
+    assert pixel == pytest.approx(0.01, rel=0.002)
+    for k in range(3):
+        assert hectares[10 * (k + 1)] == pytest.approx((indices == k).sum() * pixel, abs=0.01)
+    assert table.geometry.area.sum() == pytest.approx((indices != 255).sum() * 100.0)
+    assert set(zip(table["class"], table["code"], strict=True)) == {("class 0", 10), ("class 1", 20), ("class 2", 30)}
+
+
+def test_no_polygon_is_cut_at_a_tile(tmp_path):
+    """A map of one class over several tiles of 16 pixels is one polygon."""
+    made = make(tmp_path / "world", area_of(np.zeros((40, 36), np.uint8)))
+    table = gpd.read_file(delivered(made, tmp_path / "map") / "classes.gpkg", layer="classes")
+    assert len(table) == 1
+    assert len(table.geometry[0].exterior.coords) == 5
+
+
+def test_sieve_joins_polygons_and_leaves_the_raster(plain, sieved):
+    before, after = (gpd.read_file(folder / "classes.gpkg", layer="classes") for folder in (plain, sieved))
+    assert before["hectares"].min() < 0.011
+    assert after["hectares"].min() > 0.0399
+    assert after["hectares"].sum() == pytest.approx(before["hectares"].sum(), abs=0.005)
+    with rasterio.open(plain / "classes.tif") as one, rasterio.open(sieved / "classes.tif") as other:
+        assert (one.read(1) == other.read(1)).all()
+
+
+def test_effect_of_the_sieve_is_measured_on_the_test_blocks(made, tmp_path, caplog):
+    indices = small_map()
+    with caplog.at_level(logging.INFO, logger="stages.export"):
+        page = (delivered(made, tmp_path / "map", min_area=0.04) / "report.html").read_text()
+    samples = export.Samples(made.root / "samples")
+    grid = area_of(indices).grid
+    tested = (samples.read("role", grid.whole)[0] == 3) & (indices != 255)
+    right = (indices == samples.read("target", grid.whole))[tested].mean()
+    # The truth is the map without its speckle, and sieving takes nearly all of the speckle away.
+    assert right < 0.97
+    (record,) = caplog.records
+    line = record.getMessage()
+    assert f"agreement on {tested.sum()} labelled pixels of the test blocks from {100 * right:.1f}" in line
+    assert float(line.rsplit(" to ", 1)[1].split("\u202f")[0]) > 99
+    assert line.split(". ", 1)[1] in page
+
+
+def test_equal_inputs_are_equal_bytes(made, sieved, tmp_path):
+    again = delivered(made, tmp_path / "map", min_area=0.04)
+    assert hashes(again) == hashes(sieved)
+
+
+def test_new_colours_and_codes_need_no_new_model(made, tmp_path):
+    classes = [MapClass(name=f"class {i}", labels=[i], code=i + 1, color="#123456") for i in range(3)]
+    out = delivered(made, tmp_path / "map", classes=classes)
+    with rasterio.open(out / "classes.tif") as layer:
+        assert set(np.unique(layer.read(1))) == {1, 2, 3, 255}
+        assert layer.colormap(1)[1] == (0x12, 0x34, 0x56, 255)
+
+
+def test_an_area_without_labels_is_delivered_as_measured_elsewhere(tmp_path):
+    metrics = {"validation": {"overall_accuracy": 0.7654}}
+    made = make(tmp_path / "world", replace(area_of(small_map()), card={"metrics": metrics}))
+    (tmp_path / "map").mkdir()
+    export.run(**made.unlabelled, out=tmp_path / "map", config=export.Config(picture=100, min_area=0.04))
+    page = (tmp_path / "map" / "report.html").read_text()
+    assert "Measured elsewhere" in page
+    assert "76.5\u202f%" in page
+    assert "Confusion matrix" not in page
+
+
+def test_a_bare_model_folder_is_enough(tmp_path):
+    made = make(tmp_path / "world", area_of(small_map()))
+    (tmp_path / "map").mkdir()
+    artifacts = {**made.unlabelled, "model": made.root / "model" / "unet"}
+    export.run(**artifacts, out=tmp_path / "map", config=export.Config(picture=100))
+    assert {path.name for path in (tmp_path / "map").iterdir()} == FILES
+
+
+@pytest.mark.parametrize("left", [-72.0, 179.9])
+def test_geographic_areas_have_true_hectares(tmp_path, left):
+    """36 x 40 pixels of 0.01 degrees at 60 N, antimeridian included; half as wide on the ground as at the equator."""
+    area = area_of(np.zeros((40, 36), np.uint8), "EPSG:4326", (left, 60.2), 0.01)
+    made = make(tmp_path / "world", area)
+    table = gpd.read_file(delivered(made, tmp_path / "map") / "classes.gpkg", layer="classes")
+    kilometres = 0.4 * 111.41, 0.36 * 111.41 * np.cos(np.radians(60.0))
+    assert table["hectares"].sum() == pytest.approx(kilometres[0] * kilometres[1] * 100, rel=0.006)
+
+
+def test_folds_show_every_block_tested_once(tmp_path):
+    from stages.formats.samples import Samples
+
+    made = make(tmp_path / "world", area_of(small_map()))
+    folder = made.root / "samples"
+    samples = Samples(folder)
+    Samples.write_summary(folder, {**samples.summary, "crossed": True})
+    page = (delivered(made, tmp_path / "map", min_area=0.04) / "report.html").read_text()
+    assert "In which fold each ground block was tested" in page
+    assert "which the map&#x27;s model has learnt from" in page
+
+
+def hashes(folder):
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}

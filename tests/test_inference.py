@@ -1,0 +1,333 @@
+"""Windows, weights, the accumulator and the predictor."""
+
+from __future__ import annotations
+
+import tracemalloc
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import convolve
+
+from stages.errors import ModelError
+from stages.formats.weights import ONNX
+from stages.inference.blend import (
+    SCALE,
+    UNITS,
+    Accumulator,
+    Band,
+    Layout,
+    probabilities_of,
+    starts,
+    top_class,
+    weights,
+)
+from stages.inference.predictor import Predictor, check_fit, load
+from stages.inference.stream import Streaming, bands_of, finished_rows, stream_of
+from tests.networks import card_of, softmax, write_graph, write_network, write_tiles, write_window_mean
+
+RNG = np.random.default_rng(7)
+axes = st.tuples(st.integers(1, 400), st.integers(1, 64), st.integers(0, 32), st.sampled_from([1, 2, 4, 8]))
+
+
+@given(axes)
+def test_windows_cover_an_axis_and_overlap_enough(axis: tuple[int, int, int, int]) -> None:
+    length, side, overlap, stride = axis
+    side, overlap = side * stride, min(overlap, side * stride // 2)
+    begins = starts(length, side, overlap, stride)
+    assert begins[0] == 0
+    assert all(begin % stride == 0 for begin in begins)
+    gaps = np.diff(begins)
+    assert (gaps > 0).all()
+    assert (gaps <= max(side - overlap, stride)).all()
+    assert length <= begins[-1] + side < length + side + stride
+    if len(begins) > 1:
+        assert begins[-1] + side < length + stride
+
+
+@given(axes)
+def test_weights_sum_to_one_over_every_pixel(axis: tuple[int, int, int, int]) -> None:
+    length, side, overlap, stride = axis
+    side = side * stride
+    begins = starts(length, side, min(overlap, side // 2), stride)
+    total = np.zeros(begins[-1] + side, np.int64)
+    for begin, share in zip(begins, weights(begins, side, overlap, length), strict=True):
+        assert share.max() <= UNITS
+        total[begin : begin + side] += share
+    assert (total[:length] == UNITS).all()
+
+
+def test_weights_rise_linearly_over_the_overlap() -> None:
+    first, second = weights((0, 12), 16, 4, 28)
+    # Four shared pixels: shares 1/8, 3/8, 5/8 and 7/8 of 64 for the second window, the rest for the first.
+    np.testing.assert_array_equal(second[:4], [8, 24, 40, 56])
+    np.testing.assert_array_equal(first[12:], [56, 40, 24, 8])
+    assert (first[:12] == UNITS).all()
+
+
+@given(st.integers(1, 300), st.integers(1, 200), st.integers(4, 40), st.integers(1, 9), st.sampled_from([1, 4]))
+def test_bands_partition_the_rows(height: int, width: int, side: int, rows: int, stride: int) -> None:
+    layout = Layout(height, width, side, side // 4, stride, 0)
+    bands = layout.bands(rows)
+    assert bands[0].top == 0
+    assert bands[-1].bottom == height
+    assert all(upper.bottom == lower.top for upper, lower in pairwise(bands))
+    for band in bands:
+        reaching = [i for i, row in enumerate(layout.rows) if row < band.bottom and row + layout.rows_high > band.top]
+        # Every row of windows that reaches into the band is predicted for it, and hardly any other.
+        assert set(reaching) <= set(layout.touching(band))
+
+
+@pytest.mark.parametrize(
+    ("count", "workers", "expected"),
+    # 23 rows on two workers: 12 and 11, of which the second does one more than its own. Too many for one task: 16.
+    [(23, 2, [12, 11]), (5, 2, [3, 2]), (2, 2, [2]), (1, 8, [1]), (20, 1, [10, 10])],
+)
+def test_bands_are_as_high_as_the_workers_allow(count: int, workers: int, expected: list[int]) -> None:
+    layout = Layout(32 + 24 * (count - 1), 32, 32, 8, 1, 0)
+    assert len(layout.rows) == count
+    assert [band.last - band.first for band in bands_of(layout, Streaming(), workers)] == expected
+    by_config = bands_of(layout, Streaming(rows=2), workers)
+    assert len(by_config) == -(-count // 2)
+
+
+def test_accumulator_blends_two_windows_by_hand() -> None:
+    layout = Layout(height=4, width=6, side=4, overlap=2, stride=1, halo=0)
+    assert layout.cols == (0, 2)
+    held = Accumulator(2, layout, Band(0, 1, 0, 4))
+    says = np.zeros((2, 2, 4, 4), np.float32)
+    says[0, 0] = says[1, 1] = 1.0  # the left window is sure of class 0, the right one of class 1
+    valid = np.ones((4, 4), bool)
+    held.add(0, 0, says[0], valid)
+    held.add(0, 1, says[1], valid)
+    sums, seen = held.finish(4)
+    assert seen.all()
+    np.testing.assert_allclose(probabilities_of(sums)[0, 0], [1, 1, 0.75, 0.25, 0, 0])
+    np.testing.assert_array_equal(top_class(sums)[0][0], [0, 0, 0, 1, 1, 1])
+
+
+def test_accumulator_does_not_depend_on_the_order_of_windows() -> None:
+    layout = Layout(40, 50, 16, 8, 1, 0)
+    windows = [(row, col) for row in range(len(layout.rows)) for col in range(len(layout.cols))]
+    says = {window: RNG.dirichlet(np.ones(3), (16, 16)).transpose(2, 0, 1).astype(np.float32) for window in windows}
+    found = []
+    for order in (windows, windows[::-1]):
+        band = Band(0, len(layout.rows), 0, 40)
+        held = Accumulator(3, Layout(40, 50, 16, 8, 1, 0), band)
+        # Room for the whole grid, so that nothing has to be finished in between.
+        held.sums, held.seen = np.zeros((3, 40, 50), np.uint32), np.zeros((40, 50), bool)
+        for window in order:
+            held.add(*window, says[window], np.ones((16, 16), bool))
+        found.append(held.finish(40)[0])
+    np.testing.assert_array_equal(*found)
+
+
+def test_a_tie_goes_to_the_lowest_class() -> None:
+    index, best = top_class(np.array([[1, 5, 2], [3, 5, 2], [3, 4, 2]], np.uint32))
+    np.testing.assert_array_equal(index, [1, 0, 0])
+    np.testing.assert_array_equal(best, [3, 5, 2])
+
+
+def test_probabilities_are_the_softmax_of_logits_over_temperature(tmp_path: Path) -> None:
+    kernel = np.array([[1.0, 0.5], [-1.0, 2.0], [0.0, 0.0]]).reshape(3, 2, 1, 1)
+    folder = write_network(tmp_path / "m", kernel, bias=(0.0, 1.0, -1.0), temperature=2.0)
+    image = RNG.normal(size=(2, 2, 5, 7)).astype(np.float32)
+    valid = RNG.random((2, 5, 7)) < 0.8
+    image = np.where(valid[:, None], image, np.float32(0))
+    logits = np.einsum("kc,ncyx->nkyx", kernel[..., 0, 0], image) + np.array([0.0, 1.0, -1.0]).reshape(1, 3, 1, 1)
+    found = load(folder).probabilities(image, valid)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, softmax(logits / 2.0) * valid[:, None], atol=1e-6)
+
+
+def test_images_are_padded_to_the_stride_and_cropped(tmp_path: Path) -> None:
+    from onnx import helper
+
+    nodes = [
+        helper.make_node("AveragePool", ["image"], ["pooled"], kernel_shape=[4, 4], strides=[4, 4]),
+        helper.make_node("Resize", ["pooled", "", "scales"], ["up"], mode="nearest"),
+        helper.make_node("Mul", ["up", "signs"], ["logits"]),
+    ]
+    constants = {"scales": np.array([1, 1, 4, 4]), "signs": np.array([1.0, -1.0]).reshape(1, 2, 1, 1)}
+    folder = write_graph(tmp_path / "m", nodes, constants, card_of(2, 1, stride=4, margin=3))
+    found = load(folder).probabilities(np.ones((1, 1, 6, 5), np.float32), np.ones((1, 6, 5), bool))
+    assert found.shape == (1, 2, 6, 5)
+    # The upper left cell is full of ones, the lower right one holds 2 x 1 of 4 x 4 pixels.
+    np.testing.assert_allclose(found[0, 0, 0, 0], 1 / (1 + np.exp(-2.0)), rtol=1e-6)
+    np.testing.assert_allclose(found[0, 0, 5, 4], 1 / (1 + np.exp(-2.0 * 2 / 16)), rtol=1e-6)
+
+
+def test_test_time_averaging_turns_with_the_image(tmp_path: Path) -> None:
+    kernel = RNG.normal(size=(3, 2, 3, 3))
+    image = RNG.normal(size=(1, 2, 6, 9)).astype(np.float32)
+    valid = np.ones((1, 6, 9), bool)
+    plain = Predictor(write_network(tmp_path / "plain", kernel))
+    averaged = Predictor(write_network(tmp_path / "tta", kernel, tta=True))
+    turned = np.ascontiguousarray(np.rot90(image, axes=(2, 3)))
+    turned_valid = np.ascontiguousarray(np.rot90(valid, axes=(1, 2)))
+    straight = np.rot90(averaged.probabilities(image, valid), axes=(2, 3))
+    np.testing.assert_allclose(averaged.probabilities(turned, turned_valid), straight, atol=1e-6)
+    # One convolution does not turn with its image, so the law above is the averaging's merit.
+    untouched = np.rot90(plain.probabilities(image, valid), axes=(2, 3))
+    assert np.abs(plain.probabilities(turned, turned_valid) - untouched).max() > 0.1
+    mirrored = averaged.probabilities(np.ascontiguousarray(image[..., ::-1]), valid)
+    np.testing.assert_allclose(mirrored[..., ::-1], averaged.probabilities(image, valid), atol=1e-6)
+
+
+def test_a_model_is_loaded_once_until_its_file_changes(tmp_path: Path) -> None:
+    folder = write_network(tmp_path / "m", np.ones((2, 1, 1, 1)))
+    first = load(folder)
+    assert load(folder) is first
+    write_network(folder, np.zeros((2, 1, 1, 1)), bias=(0.0, 5.0))
+    assert load(folder) is not first
+    found = load(folder).probabilities(np.ones((1, 1, 1, 1), np.float32), np.ones((1, 1, 1), bool))
+    assert found[0, 1, 0, 0] > 0.99
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"channels": ("red", "blue")}, "blue missing"),
+        ({"channels": ("nir", "red")}, "in the order nir, red"),
+        ({"scaling": "scaled"}, "trained on scaled values, but the tiles hold digital numbers"),
+        ({"resolution": 20.0}, "resolution of 20, but the tiles have 10"),
+    ],
+)
+def test_tiles_that_do_not_fit_are_refused(tmp_path: Path, change: dict[str, object], sentence: str) -> None:
+    tiles = write_tiles(tmp_path / "tiles", np.ones((3, 8, 8)))
+    check_fit(card_of(2, 2), tiles)  # two of the three bands, in order: fine
+    with pytest.raises(ModelError, match=sentence) as caught:
+        check_fit(card_of(2, 2, **change), tiles)
+    assert "\n" not in str(caught.value)
+
+
+def test_broken_models_are_refused(tmp_path: Path) -> None:
+    folder = write_network(tmp_path / "cut", np.ones((2, 1, 1, 1)))
+    (folder / ONNX).write_bytes((folder / ONNX).read_bytes()[:40])
+    with pytest.raises(ModelError, match="cannot be read as a network"):
+        load(folder)
+    image, valid = np.ones((1, 1, 2, 2), np.float32), np.ones((1, 2, 2), bool)
+    other = write_network(tmp_path / "other", np.ones((2, 1, 1, 1)), classes=card_of(3, 1).classes)
+    with pytest.raises(ModelError, match="logits of shape"):
+        load(other).probabilities(image, valid)
+    wild = write_network(tmp_path / "wild", np.full((2, 1, 1, 1), np.nan))
+    with pytest.raises(ModelError, match="not finite"), np.errstate(invalid="ignore"):
+        load(wild).probabilities(image, valid)
+
+
+def _map(folder: Path, tiles: Path, config: Streaming) -> tuple[np.ndarray, np.ndarray]:
+    """Predict a whole grid: sums (K, y, x) and seen (y, x)."""
+    from stages.formats.tiles import Tiles
+
+    stream = stream_of(Tiles(tiles), folder, config)
+    pieces = [piece for band in bands_of(stream.layout, config) for piece in finished_rows(stream, band)]
+    tops = [top for top, _, _ in pieces]
+    heights = [len(seen) for _, _, seen in pieces]
+    assert tops == [0, *np.cumsum(heights)[:-1]]
+    return np.concatenate([s for _, s, _ in pieces], axis=1), np.concatenate([seen for _, _, seen in pieces])
+
+
+@pytest.fixture(scope="module")
+def pixel_world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, np.ndarray, np.ndarray]:
+    """A 1x1 model and a 70 x 93 scene with holes: folders, the image's direct probabilities, and validity."""
+    root = tmp_path_factory.mktemp("pixel")
+    image = RNG.normal(size=(2, 70, 93)).astype(np.float32)
+    valid = RNG.random((70, 93)) < 0.9
+    write_tiles(root / "tiles", image, valid, side=32)
+    folder = write_network(root / "model", RNG.normal(size=(4, 2, 1, 1)))
+    direct = load(folder).probabilities(np.where(valid, image, np.float32(0))[None], valid[None])[0]
+    return root / "tiles", folder, direct, valid
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(16, 120), st.integers(0, 60), st.integers(1, 9), st.integers(1, 4))
+def test_a_pixel_model_is_mapped_exactly_whatever_the_windows(
+    pixel_world: tuple[Path, Path, np.ndarray, np.ndarray], window: int, overlap: int, batch: int, rows: int
+) -> None:
+    tiles, folder, direct, valid = pixel_world
+    config = Streaming(window=window, overlap=min(overlap, window // 2), batch=batch, rows=rows)
+    sums, seen = _map(folder, tiles, config)
+    np.testing.assert_array_equal(seen, valid)
+    np.testing.assert_array_equal(sums, np.rint(direct * np.float32(SCALE)).astype(np.uint32) * (UNITS * UNITS))
+
+
+def test_a_model_with_context_is_mapped_without_seams(tmp_path: Path) -> None:
+    image = RNG.normal(size=(2, 90, 75)).astype(np.float32)
+    kernel = RNG.normal(size=(3, 2, 7, 7)) / 7
+    write_tiles(tmp_path / "tiles", image, side=32)
+    folder = write_network(tmp_path / "model", kernel)
+    logits = [
+        sum(convolve(image[c].astype(float), kernel[k, c, ::-1, ::-1], mode="constant") for c in range(2))
+        for k in range(3)
+    ]
+    sums, _ = _map(folder, tmp_path / "tiles", Streaming(window=24, overlap=4, batch=3, rows=2))
+    np.testing.assert_allclose(probabilities_of(sums), softmax(np.stack(logits)[None])[0], atol=3e-6)
+
+
+def test_where_windows_disagree_the_map_changes_gradually(tmp_path: Path) -> None:
+    overlap = 32
+    image = np.repeat(np.linspace(-30, 30, 400)[None, None], 80, axis=1).astype(np.float32)
+    write_tiles(tmp_path / "tiles", image, side=64)
+    folder = write_window_mean(tmp_path / "model", 2, 1)
+    sums, _ = _map(folder, tmp_path / "tiles", Streaming(window=128, overlap=overlap))
+    along = probabilities_of(sums)[1, 40]
+    assert along[0] < 0.01
+    assert along[-1] > 0.99  # the windows do disagree
+    assert np.abs(np.diff(along)).max() <= 1 / overlap + 1 / UNITS
+
+
+def test_bands_of_any_size_give_the_same_bits(tmp_path: Path) -> None:
+    write_tiles(tmp_path / "tiles", RNG.normal(size=(2, 150, 40)), RNG.random((150, 40)) < 0.7, side=32)
+    folder = write_network(tmp_path / "model", RNG.normal(size=(3, 2, 5, 5)), stride=4)
+    whole, seen = _map(folder, tmp_path / "tiles", Streaming(window=20, overlap=8, rows=99))
+    for rows in (1, 2, 5):
+        sums, again = _map(folder, tmp_path / "tiles", Streaming(window=20, overlap=8, rows=rows))
+        np.testing.assert_array_equal(sums[:, seen], whole[:, seen])
+        np.testing.assert_array_equal(again, seen)
+
+
+def test_only_wanted_windows_are_predicted_and_they_agree_with_the_map(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiles = write_tiles(tmp_path / "tiles", RNG.normal(size=(2, 128, 128)), side=32)
+    folder = write_network(tmp_path / "model", RNG.normal(size=(3, 2, 3, 3)))
+    config = Streaming(window=32, overlap=8, batch=1, rows=2)
+    whole, _ = _map(folder, tmp_path / "tiles", config)
+    calls = []
+    honest = Predictor.probabilities
+    monkeypatch.setattr(Predictor, "probabilities", lambda *args: calls.append(1) or honest(*args))
+    wanted = np.zeros((128, 128), bool)
+    wanted[60:64, 100] = True
+    stream = stream_of(tiles, folder, config, lambda window: wanted[window.slices])
+    for band in bands_of(stream.layout, config):
+        for top, sums, seen in finished_rows(stream, band):
+            asked = wanted[top : top + len(seen)]
+            assert seen[asked].all()
+            np.testing.assert_array_equal(sums[:, asked], whole[:, top : top + len(seen)][:, asked])
+    # Of the windows at 0, 24, 48, 72 and 96, rows 60..63 lie in that at 48 only, column 100 in those at 72 and 96.
+    assert len(calls) == 2
+
+
+def test_memory_does_not_grow_with_the_height(tmp_path: Path) -> None:
+    peaks = []
+    for height in (256, 2048):
+        tiles = write_tiles(tmp_path / str(height), np.ones((1, height, 96)), side=64)
+        folder = write_network(tmp_path / "model", np.ones((3, 1, 1, 1)))
+        stream = stream_of(tiles, folder, Streaming(window=64, overlap=16))
+        band = stream.layout.bands(10_000)[0]
+        assert Accumulator(3, stream.layout, band).sums.shape == (3, 64, 96)
+        load(folder)
+        tracemalloc.start()
+        most = max(sums.shape[1] for _, sums, _ in finished_rows(stream, band))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert most <= 64
+    assert peaks[1] < 1.3 * peaks[0]
+
+
+def test_an_overlap_wider_than_half_a_window_is_refused() -> None:
+    with pytest.raises(ValueError, match="at most half of window"):
+        Streaming(window=64, overlap=33)
