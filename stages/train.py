@@ -102,7 +102,7 @@ class Job:
     config: Config
 
     def split(self, fold: int | None) -> Split:
-        """The labels and pixels of one fold, or with None those of the final model."""
+        """Give the labels and pixels of one fold, or with None those of the final model."""
         from stages.training.ground import Split
 
         return Split(self.tiles, self.samples, self.channels, fold)
@@ -112,14 +112,16 @@ class Job:
         return self.out / name if fold is None else fold_folder(self.out, name, fold, self.samples.crossed)
 
 
-def run(tiles: Path, samples: Path, bands: Path, synthetic: Path, out: Path, config: Config) -> None:
+def run(tiles: Path, samples: Path, bands: Path, synthetic: Path, out: Path, config: Config) -> None:  # noqa: PLR0917
     """Train every model in every fold, choose one, and refit it on all labels where there are folds."""
     drawn = read_synthetic(synthetic)
     assert not any(drawn.values()), f"synthetic samples {drawn} have no place in the training yet"
     job = Job(Tiles(tiles), Samples(samples), read_bands(bands), out, config)
     cards = _train_all(job)
-    candidates = {name: _pooled([card.metrics["validation"] for card in cards[name]]) for name in config.models}
-    chosen = config.model or max(config.models, key=lambda name: _merit(candidates[name], config.choose_by))
+    candidates: dict[str, dict[str, Any]] = {
+        name: _pooled([card.metrics["validation"] for card in cards[name]]) for name in config.models
+    }
+    chosen: str = config.model or max(candidates, key=lambda name: _merit(candidates[name], config.choose_by))
     note = f"best on validation by {config.choose_by}" if config.model is None else "named in the settings"
     if job.samples.crossed:
         _refit(job, chosen, cards[chosen])
@@ -278,7 +280,7 @@ def _merit(scores: dict[str, Any], criterion: str) -> float:
     values = [scores[key] for key in keys]
     if any(value is None or np.isnan(value) for value in values):
         return -np.inf
-    return -mean(values) if criterion == "loss" else mean(values)
+    return float(-mean(values) if criterion == "loss" else mean(values))
 
 
 def _finite(scores: dict[str, Any]) -> dict[str, Any]:

@@ -76,7 +76,7 @@ class Tiles:
         """Read any window: float32 (time, band, y, x), 0 where invalid, and bool (time, y, x)."""
         store, mask = self._open()
         cube: np.ndarray = store[(..., *window.slices)]
-        valid: np.ndarray = np.asarray(mask[(..., *window.slices)])
+        valid: np.ndarray = mask[(..., *window.slices)]
         return cube, valid
 
     def read_channels(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
@@ -85,7 +85,7 @@ class Tiles:
         A pixel is valid here if every date of it is.
         """
         cube, valid = self.read(window)
-        usable = valid.all(axis=0)
+        usable: np.ndarray = np.asarray(valid.all(axis=0))
         image = cube.reshape(-1, *cube.shape[2:])
         return np.where(usable, image, np.float32(0.0)), usable
 

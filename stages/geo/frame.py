@@ -100,8 +100,13 @@ class Frame:
             )
         return float(xs.min()), float(ys.min()), float(xs.max()), float(ys.max())
 
+    def shifted(self, x: float) -> Frame:
+        """Give the same raster moved along x, in CRS units."""
+        a, b, c, *rest = self.transform
+        return replace(self, transform=(a, b, c + x, *rest))
+
     def axes(self, crs: str) -> tuple[float, float, float, float]:
-        """Steps of the middle pixel in units of a CRS: x and y along its row, x and y down its column."""
+        """Measure the middle pixel in units of a CRS: x and y along its row, x and y down its column."""
         a, b, c, d, e, f = self.transform[:6]
         if same_crs(self.crs, crs):
             return a, d, b, e

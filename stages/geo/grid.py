@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -107,7 +108,7 @@ class Grid:
 
     def pixel_metres(self) -> float:
         """Ground length of a pixel's side in metres, at the middle of the grid."""
-        return float(self.pixel_hectares(self.height // 2, self.height // 2 + 1)[0] * 10_000.0) ** 0.5
+        return math.sqrt(self.pixel_hectares(self.height // 2, self.height // 2 + 1)[0] * 10_000.0)
 
     def pixel_hectares(self, first: int, last: int) -> Any:
         """True ground area of one pixel of every row ``first..last-1``, in hectares, as float64 (rows,).

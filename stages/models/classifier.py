@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class Normalise(nn.Module):
@@ -42,3 +43,17 @@ class Classifier(nn.Module):
         """(n, channels, y, x) in tile units and (n, 1, y, x) -> logits (n, classes, y, x)."""
         logits: Tensor = self.network(self.normalise(image, valid))
         return logits + self.correction[None, :, None, None]
+
+
+class Committee(nn.Module):
+    """Several classifiers trained from different seeds, their probabilities averaged (Lakshminarayanan et al. 2017)."""
+
+    def __init__(self, members: Sequence[Classifier]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, image: Tensor, valid: Tensor) -> Tensor:
+        """(n, channels, y, x) in tile units and (n, 1, y, x) -> logarithm of the mean probabilities."""
+        likely = torch.stack([functional.softmax(member(image, valid), dim=1) for member in self.members])
+        # A probability of 0 would make the logarithm infinite; 1e-7 is what float32 can tell from it.
+        return likely.mean(dim=0).clamp(min=1e-7).log()

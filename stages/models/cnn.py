@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from stages.models.layers import Convolution
 
@@ -46,7 +46,7 @@ class PatchCNN(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits of every pixel; beyond the image's edge is taken as invalid."""
-        image = F.pad(image, [self.margin] * 4)
+        image = functional.pad(image, [self.margin] * 4)
         return self.of_patches(image)
 
     def of_patches(self, image: Tensor) -> Tensor:

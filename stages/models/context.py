@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 def window_mean(features: Tensor, side: int) -> Tensor:
     """Sum over a ``side`` x ``side`` window divided by its size, 0 beyond the edge; separable, so side + side adds."""
     reach = side // 2
-    rows = F.avg_pool2d(features, (side, 1), stride=1, padding=(reach, 0))
-    return F.avg_pool2d(rows, (1, side), stride=1, padding=(0, reach))
+    rows = functional.avg_pool2d(features, (side, 1), stride=1, padding=(reach, 0))
+    return functional.avg_pool2d(rows, (1, side), stride=1, padding=(0, reach))
 
 
 class Context(nn.Module):
@@ -50,4 +50,5 @@ class Rows(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Pixels in order of image, row and column."""
-        return self.context(image).permute(0, 2, 3, 1).reshape(-1, self.context.features)
+        rows: Tensor = self.context(image).permute(0, 2, 3, 1).reshape(-1, self.context.features)
+        return rows

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 def mask_pyramid(valid: Tensor, depth: int) -> list[Tensor]:
-    """Validity at strides 1, 2, 4, ...: a coarse pixel is valid where any of its fine ones is; (n, 1, y, x) each."""
+    """Halve the validity again and again: a coarse pixel is valid where any of its fine ones is; (n, 1, y, x) each."""
     masks = [valid]
     for _ in range(depth):
-        masks.append(F.max_pool2d(masks[-1], 2))
+        masks.append(functional.max_pool2d(masks[-1], 2))
     return masks
 
 
 def halve(features: Tensor, valid: Tensor) -> Tensor:
-    """Mean over the valid pixels of every 2 x 2 square: (n, c, y, x) -> (n, c, y/2, x/2)."""
-    return F.avg_pool2d(features * valid, 2) / F.avg_pool2d(valid, 2).clamp(min=0.25)
+    """Average the valid pixels of every 2 x 2 square: (n, c, y, x) -> (n, c, y/2, x/2)."""
+    return functional.avg_pool2d(features * valid, 2) / functional.avg_pool2d(valid, 2).clamp(min=0.25)
 
 
 def double(features: Tensor) -> Tensor:
     """Repeat every pixel in a 2 x 2 square: the inverse of `halve` on constant squares."""
-    return F.interpolate(features, scale_factor=2.0, mode="nearest")
+    return functional.interpolate(features, scale_factor=2.0, mode="nearest")
 
 
 class ValidBatchNorm(nn.Module):
@@ -70,4 +70,4 @@ class Convolution(nn.Module):
 
     def forward(self, features: Tensor, valid: Tensor) -> Tensor:
         """(n, inputs, y, x) -> (n, outputs, y, x), or smaller by the reach on every side where not padded."""
-        return F.relu(self.normalise(self.convolve(features), valid)) * valid
+        return functional.relu(self.normalise(self.convolve(features), valid)) * valid

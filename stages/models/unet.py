@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +16,7 @@ class Block(nn.Module):
     def __init__(self, inputs: int, outputs: int, convolutions: int, dropout: float) -> None:
         super().__init__()
         widths = [inputs, *[outputs] * convolutions]
-        self.layers = nn.ModuleList(Convolution(a, b, 3) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.layers = nn.ModuleList(Convolution(a, b, 3) for a, b in pairwise(widths))
         self.drop = nn.Dropout2d(dropout)
 
     def forward(self, features: Tensor, valid: Tensor) -> Tensor:
@@ -41,7 +43,7 @@ class UNet(nn.Module):
         super().__init__()
         widths = [width * 2**level for level in range(depth + 1)]
         self.depth = depth
-        self.stride = 2**depth
+        self.stride: int = 2**depth
         self.contract = nn.ModuleList(
             Block(channels + 1 if level == 0 else widths[level - 1], widths[level], 2, dropout)
             for level in range(depth + 1)
@@ -58,8 +60,8 @@ class UNet(nn.Module):
         A 3 x 3 convolution at level i reaches 2**i pixels further: two a level going down, one going up; a
         pixel's place in the coarsest square adds up to stride - 1.
         """
-        down = sum(2 * 2**level for level in range(self.depth + 1))
-        up = sum(2**level for level in range(self.depth))
+        down = 2 * (2 * self.stride - 1)
+        up = self.stride - 1
         return down + up + self.stride - 1
 
     def forward(self, image: Tensor) -> Tensor:

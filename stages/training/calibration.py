@@ -21,7 +21,7 @@ def class_weights(kind: str, pixels: np.ndarray) -> np.ndarray:
 
 
 def prior_correction(pixels: np.ndarray, shown: np.ndarray) -> np.ndarray:
-    """What to add to the logits of a model that was shown other class shares than the training pixels have.
+    """Find what to add to the logits of a model that was shown other class shares than the training pixels have.
 
     Logits learn log p(class | pixel) under the shares shown (weighted or resampled, ``shown`` (class,)); Bayes'
     rule moves them to the prior of the training pixels: + log prior - log shown (Saerens, Latinne and

@@ -51,7 +51,8 @@ class Chips(Dataset[Batch]):
         row, col = self._pixel(rng)
         size = self.recipe.chip
         low, high = size // 4, size - size // 4
-        image, valid, labels = self.ground.cut(row - rng.integers(low, high), col - rng.integers(low, high), size)
+        down, right = (int(step) for step in rng.integers(low, high, size=2))
+        image, valid, labels = self.ground.cut(row - down, col - right, size)
         if self._turner is not None:
             seed = int(rng.integers(2**31))
             image, (valid, labels) = augmentation.turn(self._turner, image, [valid.view(np.uint8), labels], seed)

@@ -59,7 +59,7 @@ class Fitted(Protocol):
     found: Found
 
     def logits(self, held: Held) -> np.ndarray:
-        """Logits of the held-out pixels from every view (one, or eight with ``tta``): float32 (views, pixels, class)."""
+        """Logits of the held-out pixels from every view, one or eight: float32 (views, pixels, class)."""
 
     def export(self, folder: Path) -> None:
         """Write `model.onnx`, and `weights.safetensors` for a network."""

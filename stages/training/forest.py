@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from stages.formats.weights import ONNX
 from stages.models.classifier import Normalise
 from stages.models.context import Context, Rows
 from stages.training import calibration
@@ -18,7 +19,7 @@ from stages.training.recipes import ForestRecipe
 from stages.training.table import Features, draw_at_random
 
 #: While leaf sizes are compared: validation pixels and share of the trees.
-TUNING_PIXELS, TUNING_SHARE = 30_000, 0.3
+TUNING_PIXELS, TUNING_SHARE = 20_000, 0.15
 
 
 class FittedForest:
@@ -54,7 +55,7 @@ class FittedForest:
         """Write `model.onnx`."""
         rows = _Rows(self.features)
         channels = self.features.normalise.mean.shape[1]
-        export_forest(rows, self.forest, self.classes, self.correction, folder, channels)
+        export_forest(rows, channels, self.forest, self.correction, folder / ONNX)
 
 
 def fit_forest(ground: Ground, held: Held | None, recipe: ForestRecipe, task: Task) -> FittedForest:
@@ -71,12 +72,14 @@ def fit_forest(ground: Ground, held: Held | None, recipe: ForestRecipe, task: Ta
         chosen = {"leaf": recipe.leaf[0]}
         if held is not None and len(recipe.leaf) > 1:
             test, reference = features.held(held, TUNING_PIXELS, rng)
+            few = max(10, int(recipe.trees * TUNING_SHARE))
+            trial_recipe = recipe.model_copy(update={"trees": min(few, recipe.trees)})
             scores = {}
             for leaf in recipe.leaf:
-                trial = _grow(rows, labels, recipe, leaf, max(10, int(recipe.trees * TUNING_SHARE)), task.seed)
+                trial = _grow(rows, labels, trial_recipe, leaf, task.seed)
                 scores[leaf] = task.measure(tally(reference, trial.predict(test), classes))
             chosen = {"leaf": max(scores, key=lambda leaf: scores[leaf])}
-    forest = _grow(rows, labels, recipe, int(chosen["leaf"]), recipe.trees, task.seed)
+    forest = _grow(rows, labels, recipe, int(chosen["leaf"]), task.seed)
     fitted = FittedForest(features, forest, classes, Found(chosen))
     pixels = counts.sum(axis=0).astype(np.float64)
     shown = (pixels > 0).astype(np.float64) if recipe.class_weights == "balanced" else pixels
@@ -84,13 +87,13 @@ def fit_forest(ground: Ground, held: Held | None, recipe: ForestRecipe, task: Ta
     return fitted
 
 
-def _grow(rows: np.ndarray, labels: np.ndarray, recipe: ForestRecipe, leaf: int, trees: int, seed: int) -> Any:
+def _grow(rows: np.ndarray, labels: np.ndarray, recipe: ForestRecipe, leaf: int, seed: int) -> Any:
     """Grow the trees; leaves are made larger where all of them together would exceed the recipe's bound."""
     from sklearn.ensemble import RandomForestClassifier
 
     drawn = max(1, int(recipe.share * len(rows)))
     forest = RandomForestClassifier(
-        n_estimators=trees, min_samples_leaf=max(leaf, -(-drawn * recipe.trees // recipe.leaves)),
+        n_estimators=recipe.trees, min_samples_leaf=max(leaf, -(-drawn * recipe.trees // recipe.leaves)),
         max_samples=drawn, max_features="sqrt", class_weight="balanced" if recipe.class_weights == "balanced" else None,
         n_jobs=-1, random_state=seed,
     )  # fmt: skip

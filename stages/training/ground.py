@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from stages.errors import LeakError
 from stages.formats.samples import UNLABELLED, Role, Samples
 from stages.formats.tiles import Tiles
 from stages.geo.grid import Grid, Window
@@ -53,9 +54,12 @@ class Split:
         """
         image, valid = self.read(window)
         labels = self.samples.read("target", window)
-        valid = valid & self.samples.training_mask(self.fold, window)
-        may = (self.samples.roles(self.fold, window) == Role.TRAIN) & valid & (labels < self.classes)
-        labels = np.where(may, labels, np.uint8(UNLABELLED))
+        seen = self.samples.training_mask(self.fold, window)
+        may = self.samples.roles(self.fold, window) == Role.TRAIN
+        if (may & ~seen).any():
+            raise LeakError(f"{int((may & ~seen).sum())} training labels lie in held-out blocks; run `label` again.")
+        valid = valid & seen
+        labels = np.where(may & valid & (labels < self.classes), labels, np.uint8(UNLABELLED))
         check_training_input(valid, labels, self.samples, self.fold, window)
         return np.where(valid, image, np.float32(0.0)), valid, labels
 
@@ -72,7 +76,7 @@ class Ground:
         self.split = split
         self.counts = _count(split, side)
         self.places = _wanted(self.counts.sum(axis=2) > 0)
-        self.slot = np.full(self.counts.shape[:2], -1, dtype=np.int64)
+        self.slot: np.ndarray = np.full(self.counts.shape[:2], -1, dtype=np.int64)
         self.slot[tuple(self.places.T)] = np.arange(len(self.places))
         self._lay_out(folder)
 
@@ -120,12 +124,12 @@ class Ground:
         return image, valid, labels
 
     def _slot(self, row: int, col: int) -> int:
-        rows, cols = self.slot.shape
-        return int(self.slot[row, col]) if 0 <= row < rows and 0 <= col < cols else -1
+        inside = 0 <= row < self.slot.shape[0] and 0 <= col < self.slot.shape[1]
+        return int(self.slot[row, col]) if inside else -1
 
 
 def cell_window(row: int, col: int, side: int, grid: Grid) -> Window:
-    """The pixels of one cell; the last ones are cut at the grid's edge."""
+    """Give the pixels of one cell; the last ones are cut at the grid's edge."""
     top, left = int(row) * side, int(col) * side
     return Window(top, left, min(side, grid.height - top), min(side, grid.width - left))
 
@@ -153,6 +157,6 @@ def _wanted(labelled: np.ndarray) -> np.ndarray:
 
 
 def _shared(start: int, cell: int, size: int, side: int) -> tuple[slice, slice]:
-    """The pixels that a chip at ``start`` shares with a cell, as slices of the chip and of the cell (one axis)."""
+    """Find the pixels that a chip at ``start`` shares with a cell, as slices of the chip and of the cell (one axis)."""
     first, last = max(start, cell * side), min(start + size, (cell + 1) * side)
     return slice(first - start, last - start), slice(first - cell * side, last - cell * side)

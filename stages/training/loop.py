@@ -5,20 +5,22 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
+from dataclasses import replace
 from pathlib import Path
+from statistics import median_high
 from typing import Any
 
 import lightning
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from stages import progress
 from stages.formats.samples import UNLABELLED
 from stages.formats.weights import ONNX, WEIGHTS
-from stages.models.classifier import Classifier, Normalise
+from stages.models.classifier import Classifier, Committee, Normalise
 from stages.models.table import NETWORKS
 from stages.training import augmentation, calibration
 from stages.training.chips import Batch, Chips
@@ -35,14 +37,15 @@ _logger = logging.getLogger(__name__)
 
 
 class FittedNetwork:
-    """A trained network in its frame."""
+    """A trained network, or several averaged, in its frame."""
 
-    def __init__(self, classifier: Classifier, tta: bool, found: Found) -> None:
-        self.classifier = classifier.eval()
+    def __init__(self, members: list[Classifier], tta: bool, found: Found) -> None:
+        self.classifier = (Committee(members) if len(members) > 1 else members[0]).eval()
         self.tta = tta
         self.found = found
-        self.margin = int(classifier.network.margin)  # type: ignore[arg-type]
-        self.stride = int(classifier.network.stride)  # type: ignore[arg-type]
+        self.channels = members[0].normalise.mean.shape[1]
+        self.margin = int(members[0].network.margin)  # type: ignore[arg-type]
+        self.stride = int(members[0].network.stride)  # type: ignore[arg-type]
 
     def logits(self, held: Held) -> np.ndarray:
         """Logits of the held-out pixels: (views, pixels, class)."""
@@ -51,9 +54,8 @@ class FittedNetwork:
 
     def export(self, folder: Path) -> None:
         """Write `model.onnx` and `weights.safetensors`."""
-        channels = self.classifier.normalise.mean.shape[1]
         plain = self.classifier.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        export_module(plain, channels, self.stride, folder / ONNX)
+        export_module(plain, self.channels, self.stride, folder / ONNX)
         save_weights(plain, folder / WEIGHTS)
 
 
@@ -67,9 +69,26 @@ def build(kind: str, ground: Ground, recipe: Recipe, seed: int) -> Classifier:
 
 
 def fit_network(kind: str, ground: Ground, held: Held | None, recipe: Recipe, task: Task) -> FittedNetwork:
-    """Train, going on from the checkpoint in ``task.folder`` where a killed run left one."""
+    """Train every member; they differ in the seed of their weights, chips and dropout only."""
     if task.chosen:
         recipe = recipe.model_copy(update={"epochs": int(task.chosen["epochs"])})
+    members: list[Classifier] = []
+    epochs: list[int] = []
+    curves: dict[str, list[float]] = {}
+    for number in range(recipe.members):
+        folder, seed = task.folder / str(number), task.seed + 7919 * number
+        name = task.name if recipe.members == 1 else f"{task.name} {number + 1} of {recipe.members}"
+        training = _trained(kind, ground, held, recipe, replace(task, folder=folder, seed=seed, name=name))
+        members.append(training.kept())
+        epochs.append(training.best_epoch + 1)
+        curves |= {
+            curve if number == 0 else f"{curve} ({number + 1})": values for curve, values in training.curves.items()
+        }
+    return FittedNetwork(members, recipe.average_turns, Found({"epochs": median_high(epochs)}, curves))
+
+
+def _trained(kind: str, ground: Ground, held: Held | None, recipe: Recipe, task: Task) -> Training:
+    """Train one network, going on from the checkpoint in ``task.folder`` where a killed run left one."""
     training = Training(build(kind, ground, recipe, task.seed), ground, held, recipe, task)
     checkpoint = _checkpoint(task.folder / f"{LAST}.ckpt")
     if checkpoint is not None and checkpoint["finished"]:
@@ -77,8 +96,7 @@ def fit_network(kind: str, ground: Ground, held: Held | None, recipe: Recipe, ta
         training.on_load_checkpoint(checkpoint)
     else:
         _run(training, task, checkpoint is not None)
-    found = Found({"epochs": training.best_epoch + 1}, training.curves)
-    return FittedNetwork(training.kept(), recipe.average_turns, found)
+    return training
 
 
 def _run(training: Training, task: Task, resume: bool) -> None:
@@ -101,7 +119,7 @@ def _run(training: Training, task: Task, resume: bool) -> None:
             warnings.filterwarnings("ignore", text)
         trainer = lightning.Trainer(
             accelerator=hardware.device, devices=hardware.devices, strategy=hardware.strategy,
-            precision=hardware.precision, accumulate_grad_batches=hardware.accumulate,  # type: ignore[arg-type]
+            precision=hardware.precision, accumulate_grad_batches=hardware.accumulate,
             max_epochs=recipe.epochs, gradient_clip_val=recipe.clip_gradient, callbacks=[saver], logger=False,
             enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
             reload_dataloaders_every_n_epochs=1, deterministic="warn", default_root_dir=str(task.folder),
@@ -133,7 +151,7 @@ class Training(lightning.LightningModule):
         super().__init__()
         self.classifier = classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         #: Moving average of the weights (Polyak and Juditsky 1992): what validation sees and what is kept.
-        self.averaged = copy.deepcopy(self.classifier).requires_grad_(False).eval()
+        self.averaged: Classifier = copy.deepcopy(self.classifier).requires_grad_(False).eval()
         self._data = (ground, held)
         self.recipe = recipe
         self.task = task
@@ -149,7 +167,7 @@ class Training(lightning.LightningModule):
         self._losses: list[Tensor] = []
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """The chips of the current epoch."""
+        """Draw the chips of the current epoch."""
         recipe = self.recipe.model_copy(update={"steps": self.recipe.steps * self.task.hardware.accumulate})
         return DataLoader(Chips(self._data[0], recipe, self.task.seed, self.current_epoch), batch_size=None)
 
@@ -184,8 +202,9 @@ class Training(lightning.LightningModule):
         chosen, reference = logits.permute(0, 2, 3, 1)[labelled], labels[labelled]
         self.shown += torch.bincount(reference, minlength=len(self.shown))
         if len(reference) == 0:
-            return logits.sum() * 0.0
-        loss = F.cross_entropy(chosen, reference, self.weights, label_smoothing=self.recipe.smoothing)
+            nothing: Tensor = logits.sum() * 0.0
+            return nothing
+        loss = functional.cross_entropy(chosen, reference, self.weights, label_smoothing=self.recipe.smoothing)
         self._losses.append(loss.detach())
         return loss
 
@@ -221,19 +240,20 @@ class Training(lightning.LightningModule):
         for logits, reference in zip(_predict(classifier, held), references, strict=True):
             total += calibration.loss(logits[None], reference, 1.0) * len(reference)
             matrix += tally(reference, logits.argmax(axis=1), len(matrix))
-        self.curves["validation loss"].append(total / matrix.sum())
+        # Plain numbers: a checkpoint with any other type is refused on loading.
+        self.curves["validation loss"].append(float(total / matrix.sum()))
         self.curves["validation accuracy"].append(float(np.trace(matrix) / matrix.sum()))
         return self.curves["validation loss"][-1]
 
     def corrected(self) -> Classifier:
-        """The averaged network with the correction for the class shares it was shown and weighted with."""
+        """Give the averaged network with the correction for the class shares it was shown and weighted with."""
         shown = (self.shown * self.weights.double()).cpu().numpy()
         self.averaged.correction.copy_(torch.from_numpy(calibration.prior_correction(self.pixels, shown)))
         return self.averaged
 
     def kept(self) -> Classifier:
-        """The weights of the best epoch, on the CPU."""
-        kept = copy.deepcopy(self.averaged).cpu()
+        """Give the weights of the best epoch, on the CPU."""
+        kept: Classifier = copy.deepcopy(self.averaged).cpu()
         kept.load_state_dict({name: tensor.cpu() for name, tensor in self.best.items()})
         return kept
 
@@ -261,9 +281,9 @@ def rate(step: int, total: int, schedule: str) -> float:
     return float(0.5 * (1.0 + np.cos(np.pi * (step - warm) / max(total - warm, 1.0))) + 1e-3)
 
 
-def _predict(classifier: Classifier, held: Held, turns: int = 0, mirrored: bool = False) -> Any:
+def _predict(classifier: nn.Module, held: Held, turns: int = 0, mirrored: bool = False) -> Any:
     """Logits (pixels, class) of the held-out pixels of every window that has some, seen from one of eight views."""
-    device = classifier.correction.device
+    device = next(classifier.buffers()).device
     for image, valid, at in zip(held.image, held.valid, held.at, strict=True):
         if not at.any():
             continue

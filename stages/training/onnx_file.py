@@ -10,8 +10,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from stages.formats.weights import ONNX
-
 OPSET = 17
 #: A forest's probability of 0 is taken as this, so that its logarithm is finite.
 LEAST = 1e-4
@@ -47,14 +45,12 @@ def save_weights(module: nn.Module, path: Path) -> None:
     save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, str(path))
 
 
-def export_forest(
-    rows: nn.Module, forest: Any, classes: int, correction: np.ndarray, folder: Path, channels: int
-) -> None:
+def export_forest(rows: nn.Module, channels: int, forest: Any, correction: np.ndarray, path: Path) -> None:
     """Write a scikit-learn forest behind the module that makes its rows: probabilities, logarithm, correction."""
     import onnx
     from onnx import helper, numpy_helper
 
-    path = folder / ONNX
+    classes = len(correction)
     model = export_module(rows, channels, 1, path, output="rows")
     graph = model.graph
     constants = {

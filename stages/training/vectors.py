@@ -54,7 +54,7 @@ class FittedVectors:
 
 
 def fit_vectors(ground: Ground, held: Held | None, recipe: VectorRecipe, task: Task) -> FittedVectors:
-    """Fit the machine whose penalty and width are best on the held-out pixels, or the one already chosen in ``task``."""
+    """Fit the machine whose penalty and width are best on the held-out pixels, or that of ``task``."""
     rng = np.random.default_rng((task.seed, 2))
     classes = ground.split.classes
     features = Features(

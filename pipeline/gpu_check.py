@@ -1,0 +1,198 @@
+"""Train and map a small synthetic area on an accelerator and on the CPU, and print how far they agree."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from stages.training.ground import Ground
+    from stages.training.held import Held
+    from stages.training.recipes import Recipe
+
+SIDE, BLOCK, CLASSES = 256, 32, 3
+#: Windows of 64 x 64 pixels mapped at once, and how often, to measure the rate.
+BATCH, REPEATS = 8, 10
+#: Largest difference of logits in float32 between the two backends.
+PARITY = 1e-3
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one device did with one network."""
+
+    device: str
+    network: str
+    accuracy: float
+    train_rate: float
+    map_rate: float
+    memory_mb: float
+    #: Logits of untrained weights, the same on every device.
+    fresh: np.ndarray
+
+
+def run() -> int:
+    """Compare the accelerator with the CPU; gives the exit code: 1 where they disagree."""
+    accelerator = accelerator_name()
+    if accelerator is None:
+        _say("This machine has no accelerator that torch can use: nothing to compare, the CPU is used everywhere.")
+        return 0
+    results: list[tuple[Measured, Measured]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        ground, held = small_area(Path(folder))
+        for network in ("mlp", "cnn", "unet"):
+            cpu = measure("cpu", network, ground, held)
+            results.append((cpu, measure(accelerator, network, ground, held)))
+    _say(table(results))
+    return 0 if all(_difference(pair) <= PARITY for pair in results) else 1
+
+
+def accelerator_name() -> str | None:
+    """Lightning's name of the accelerator of this machine, none where there is only the CPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "gpu"
+    if torch.backends.mps.is_available():
+        return "mps"
+    return None
+
+
+def small_area(folder: Path) -> tuple[Ground, Held]:
+    """Lay out patches of three classes that noisy bands tell apart, a third of the blocks held out."""
+    from stages.formats.samples import Role
+    from stages.training.ground import Ground, Split
+    from stages.training.held import gather
+
+    split = Split(*_artifacts(folder), ("b0", "b1", "b2"), 0)
+    return Ground(split, BLOCK, folder), gather(split, Role.VALIDATION, 32, 8)
+
+
+def _artifacts(folder: Path) -> Any:
+    """Write tiles and samples as the stages would."""
+    from stages.formats.samples import Part, Role, Samples
+    from stages.formats.tiles import Tiles
+    from stages.geo.grid import Grid
+
+    rng = np.random.default_rng(0)
+    cells = SIDE // BLOCK
+    truth = np.kron(rng.integers(0, CLASSES, (2 * cells, 2 * cells)), np.ones((BLOCK // 2,) * 2)).astype(np.uint8)
+    image = (rng.normal(0, 1, (CLASSES, 3))[truth].transpose(2, 0, 1) + rng.normal(0, 0.5, (3, SIDE, SIDE))) * 100
+    grid = Grid("EPSG:32633", 10.0, 500_000.0, 5_400_000.0, SIDE, SIDE, SIDE)
+    for name in ("tiles", "samples"):
+        (folder / name).mkdir()
+    tiles = Tiles.create(folder / "tiles", grid, ("b0", "b1", "b2"), ("",), "digital numbers")
+    tiles.write(grid.whole, image[None].astype(np.float32), np.ones((1, SIDE, SIDE), dtype=bool))
+    block = np.kron(np.arange(cells**2).reshape(cells, cells), np.ones((BLOCK, BLOCK))).astype(np.int32)
+    parts = np.where(np.arange(cells**2) % 3 == 0, Part.VALIDATION, Part.TRAIN).astype(np.uint8)
+    role = np.where(parts[block] == Part.TRAIN, Role.TRAIN, Role.VALIDATION).astype(np.uint8)
+    Samples.layout(folder / "samples", grid, 1)
+    Samples.write(folder / "samples", grid.whole, target=truth, block=block, role=role[None])
+    summary = {"classes": [f"class {i}" for i in range(CLASSES)], "folds": 1, "crossed": False,
+               "parts": [parts.tolist()], "buffer": 0.0}  # fmt: skip
+    Samples.write_summary(folder / "samples", summary)
+    moments = {"mean": image.mean((1, 2)).tolist(), "std": image.std((1, 2)).tolist()}
+    Samples.write_statistics(folder / "samples", [moments])
+    return tiles, Samples(folder / "samples")
+
+
+def measure(device: str, network: str, ground: Ground, held: Held) -> Measured:
+    """Train on one device and map the held-out windows there."""
+    import torch
+
+    from stages.training.classifiers import fit
+    from stages.training.fitted import Hardware, Task
+    from stages.training.loop import build
+
+    recipe = _recipe(network)
+    where = torch.device({"gpu": "cuda"}.get(device, device))
+    _reset_memory(where)
+    with tempfile.TemporaryDirectory() as folder:
+        begun = time.perf_counter()
+        fitted: Any = fit(network, ground, held, recipe, Task(network, 0, _accuracy, Path(folder), Hardware(device)))
+        seconds = time.perf_counter() - begun
+    pixels = recipe.epochs * recipe.steps * recipe.batch * recipe.chip**2
+    right = float((fitted.logits(held).mean(axis=0).argmax(axis=1) == held.reference).mean())
+    _, rate = _map(fitted.classifier, held, where)
+    # The same untrained weights on both devices: what differs is arithmetic alone.
+    fresh, _ = _map(build(network, ground, recipe, 0).eval(), held, where)
+    return Measured(device, network, right, pixels / seconds, rate, _memory_mb(where), fresh)
+
+
+def _recipe(network: str) -> Recipe:
+    from stages.training import recipes
+
+    kinds = {"mlp": recipes.MlpRecipe, "cnn": recipes.CnnRecipe, "unet": recipes.UnetRecipe}
+    return kinds[network](epochs=2, steps=20, average_turns=False)
+
+
+def _map(classifier: Any, held: Held, where: Any) -> tuple[np.ndarray, float]:
+    """Logits of a batch of windows, and how many pixels a second."""
+    import torch
+
+    classifier = classifier.to(where)
+    image, valid = (torch.from_numpy(array[:BATCH]).to(where) for array in (held.image, held.valid))
+    with torch.no_grad():
+        logits = classifier(image, valid).cpu().numpy()
+        begun = time.perf_counter()
+        for _ in range(REPEATS):
+            last = classifier(image, valid)
+        last.cpu()
+    return logits, REPEATS * valid.numel() / (time.perf_counter() - begun)
+
+
+def _accuracy(matrix: np.ndarray) -> float:
+    return float(np.trace(matrix) / matrix.sum())
+
+
+def _reset_memory(where: Any) -> None:
+    import torch
+
+    if where.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _memory_mb(where: Any) -> float:
+    """Peak memory: of the device where it counts, of the process otherwise."""
+    import resource
+
+    import torch
+
+    if where.type == "cuda":
+        return float(torch.cuda.max_memory_allocated() / 2**20)
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
+
+
+def _difference(pair: tuple[Measured, Measured]) -> float:
+    return float(np.abs(pair[0].fresh - pair[1].fresh).max())
+
+
+def table(results: list[tuple[Measured, Measured]]) -> str:
+    """Write one line a network and device."""
+    lines = [
+        f"{'network':8} {'device':8} {'accuracy':>9} {'train px/s':>12} {'map px/s':>12} {'peak MB':>9} {'parity':>9}"
+    ]
+    for pair in results:
+        for one in pair:
+            parity = "" if one.device == "cpu" else f"{_difference(pair):9.1e}"
+            lines.append(
+                f"{one.network:8} {one.device:8} {one.accuracy:9.3f} {one.train_rate:12,.0f} {one.map_rate:12,.0f} "
+                f"{one.memory_mb:9.0f} {parity:>9}"
+            )
+    worst = max(_difference(pair) for pair in results)
+    lines.append(
+        f"Largest difference of logits with equal weights: {worst:.1e} "
+        f"({'within' if worst <= PARITY else 'ABOVE'} {PARITY:.0e})."
+    )
+    return "\n".join(lines)
+
+
+def _say(text: str) -> None:
+    """Write to the screen: this command keeps no log file."""
+    sys.stdout.write(f"{text}\n")

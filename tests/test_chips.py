@@ -1,0 +1,152 @@
+"""The training ground and the chips cut from it hold training pixels, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stages.errors import LeakError
+from stages.formats.samples import UNLABELLED, Part, Role, Samples
+from stages.training import ground as ground_module
+from stages.training.chips import Chips
+from stages.training.ground import Ground
+from stages.training.held import gather
+from stages.training.recipes import Recipe
+from tests.training_worlds import Laid, lay, quick
+from tests.worlds import patchwork, separable
+
+SHAPE = (90, 75)
+
+
+@pytest.fixture(scope="module")
+def laid(tmp_path_factory: pytest.TempPathFactory) -> Laid:
+    truth = patchwork(SHAPE, 3, 8, 0)
+    bands = separable(truth, 0)
+    bands[:, :5, :7] = np.nan
+    return lay(tmp_path_factory.mktemp("chips"), np.where(np.isfinite(bands), bands, np.nan), truth, buffer=20.0)
+
+
+@pytest.fixture(scope="module")
+def ground(laid: Laid) -> Ground:
+    return laid.ground()
+
+
+def expected(laid: Laid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The whole ground at once, straight from the formats."""
+    split = laid.split()
+    window = split.tiles.grid.whole
+    image, valid = split.tiles.read_channels(window)
+    train = split.samples.part(0, window) == Part.TRAIN
+    role = split.samples.read("role", window)[0]
+    labels = np.where(role == Role.TRAIN, split.samples.read("target", window), UNLABELLED)
+    return np.where(train & valid, image, 0.0), train & valid, labels
+
+
+@settings(max_examples=40, deadline=None)
+@given(row=st.integers(-40, 100), col=st.integers(-40, 90), size=st.integers(1, 70))
+def test_a_cut_is_the_masked_image_wherever_it_lies(laid: Laid, ground: Ground, row: int, col: int, size: int) -> None:
+    image, valid, labels = expected(laid)
+    pad = 200
+    wide = np.pad(image, ((0, 0), (pad, pad), (pad, pad)))
+    mask = np.pad(valid, pad)
+    target = np.pad(labels, pad, constant_values=UNLABELLED)
+    box = (slice(row + pad, row + pad + size), slice(col + pad, col + pad + size))
+    found = ground.cut(row, col, size)
+    np.testing.assert_array_equal(found[0], wide[(slice(None), *box)])
+    np.testing.assert_array_equal(found[1], mask[box])
+    np.testing.assert_array_equal(found[2], target[box])
+
+
+def test_counts_are_the_training_labels(laid: Laid, ground: Ground) -> None:
+    _, _, labels = expected(laid)
+    np.testing.assert_array_equal(ground.pixels(), [(labels == k).sum() for k in range(3)])
+
+
+def test_a_ground_in_a_file_is_the_same(laid: Laid, ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ground_module, "IN_MEMORY", 0)
+    filed = laid.ground()
+    assert isinstance(filed.image, np.memmap)
+    np.testing.assert_array_equal(filed.image, ground.image)
+
+
+def test_sparse_labels_lay_out_their_cells_and_the_neighbours_only(tmp_path: Path) -> None:
+    labels = np.full((160, 160), 255, dtype=np.uint8)
+    for place, (row, col) in enumerate([(8, 8), (8, 24), (24, 8), (24, 24), (40, 40), (40, 24), (40, 8), (24, 40)]):
+        labels[row, col], labels[row, col + 3] = place % 2, (place + 1) % 2
+    bands = np.ones((2, 160, 160), np.float32)
+    sparse = Ground(lay(tmp_path, bands, labels).split(), 16, tmp_path / "ground")
+    assert len(sparse.places) < 40  # of 100 cells
+    batch = Chips(sparse, quick(Recipe(), batch=8), 0, 0)[0]
+    assert all((chip != UNLABELLED).any() for chip in batch[2].numpy())
+
+
+def test_chips_hold_the_drawn_pixel_and_repeat_by_seed_epoch_and_step(ground: Ground) -> None:
+    recipe = quick(Recipe(), batch=4, chip=16)
+    image, valid, labels = Chips(ground, recipe, 1, 2)[1]
+    assert image.shape == (4, 3, 16, 16)
+    assert valid.shape == (4, 1, 16, 16)
+    assert labels.shape == (4, 16, 16)
+    assert all((chip != UNLABELLED).any() for chip in labels)
+    assert not image[(valid == 0).expand_as(image)].any()
+    again = Chips(ground, recipe, 1, 2)[1]
+    assert all(np.array_equal(a, b) for a, b in zip((image, valid, labels), again, strict=True))
+    for other in (Chips(ground, recipe, 1, 3)[1], Chips(ground, recipe, 2, 2)[1], Chips(ground, recipe, 1, 2)[0]):
+        assert not np.array_equal(image, other[0])
+
+
+def test_labels_stay_with_their_pixels_when_a_chip_is_turned(laid: Laid, ground: Ground) -> None:
+    # Bands of this world name their class: the nearest class mean of every labelled pixel is its label.
+    image, _, labels = Chips(ground, quick(Recipe(), batch=8, chip=24), 0, 0)[0]
+    means = np.array(laid.split().samples.statistics(0)["class_means"])
+    chips = image.numpy().transpose(0, 2, 3, 1)
+    nearest = np.abs(chips[..., None, :] - means).sum(axis=-1).argmin(axis=-1)
+    labelled = labels.numpy() != UNLABELLED
+    assert (nearest[labelled] == labels.numpy()[labelled]).all()
+
+
+def test_rare_classes_are_drawn_as_often_as_common_ones(tmp_path: Path) -> None:
+    truth = np.zeros((128, 128), np.uint8)
+    truth[::16, ::16] = 1  # one pixel a block
+    rare = Ground(lay(tmp_path, separable(truth, 0), truth).split(), 32, tmp_path / "ground")
+    recipe = quick(Recipe(), chip=8, batch=1, rare=1.0, steps=200)
+    chips = Chips(rare, recipe, 0, 0)
+    drawn = [rare.labels[rare.slot[r // 32, c // 32], r % 32, c % 32] for r, c in map(chips._pixel, _rngs(200))]
+    assert np.mean(drawn) == pytest.approx(0.5, abs=0.12)
+
+
+def _rngs(count: int) -> list[np.random.Generator]:
+    return [np.random.default_rng(seed) for seed in range(count)]
+
+
+def test_held_out_pixels_come_with_all_their_surroundings(laid: Laid) -> None:
+    split = laid.split()
+    held = gather(split, Role.VALIDATION, margin=5, stride=4)
+    role = split.samples.read("role", split.tiles.grid.whole)[0]
+    target = split.samples.read("target", split.tiles.grid.whole)
+    assert np.sort(held.reference).tolist() == np.sort(target[role == Role.VALIDATION]).tolist()
+    assert held.image.shape[2] % 4 == 0
+    parts = split.samples.parts[0]
+    assert (parts[held.block[held.at]] == Part.VALIDATION).all()
+    # Any pixel may be read at prediction: training blocks are in the windows too.
+    assert held.valid.sum() > (split.samples.part(0, split.tiles.grid.whole) == Part.VALIDATION).sum()
+
+
+def test_a_few_windows_stand_for_many(laid: Laid) -> None:
+    assert len(gather(laid.split(), Role.VALIDATION, 0, limit=1).labels) == 1
+
+
+def test_a_planted_leak_is_refused(tmp_path: Path) -> None:
+    truth = patchwork((64, 64), 2, 8, 0)
+    laid = lay(tmp_path, separable(truth, 0), truth)
+    whole = laid.split().tiles.grid.whole
+    samples = Samples(tmp_path / "samples")
+    role = samples.read("role", whole)
+    row, col = np.argwhere(role[0] == Role.TEST)[0]
+    role[0, row, col] = Role.TRAIN
+    Samples.write(tmp_path / "samples", whole, role=role)
+    with pytest.raises(LeakError):
+        laid.ground()

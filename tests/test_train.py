@@ -1,0 +1,217 @@
+"""The stage trains on training labels only, chooses on validation, and goes on where it was killed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from stages import train
+from stages.errors import LabelError
+from stages.formats.samples import Role, Samples
+from stages.formats.weights import ONNX, WEIGHTS, chosen_folder, read_card, read_choice
+from stages.training import loop
+from stages.training.classifiers import fit, gather_for
+from stages.training.recipes import CnnRecipe, ForestRecipe, MlpRecipe, Recipe, UnetRecipe, VectorRecipe
+from tests.training_worlds import Laid, lay, quick
+from tests.worlds import patchwork, separable
+
+ALL = ("rf", "svm", "mlp", "cnn", "unet")
+
+
+def config(laid: Laid, **changes: Any) -> train.Config:
+    values = {
+        "classes": laid.classes, "models": ("rf", "mlp"), "rf": ForestRecipe(trees=10, windows=(3,)),
+        "svm": VectorRecipe(pixels=300, windows=(3,), cost=(1.0,)), "mlp": quick(MlpRecipe(width=8), epochs=3),
+        "cnn": quick(CnnRecipe(width=8, dilations=(1, 2))), "unet": quick(UnetRecipe(width=4, depth=2)),
+    }  # fmt: skip
+    return train.Config(**{**values, **changes})  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def laid(tmp_path_factory: pytest.TempPathFactory) -> Laid:
+    truth = patchwork((96, 96), 3, 8, 0)
+    return lay(tmp_path_factory.mktemp("train"), separable(truth, 0), truth)
+
+
+@pytest.fixture(scope="module")
+def trained(laid: Laid, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return laid.train(tmp_path_factory.mktemp("model"), config(laid, models=ALL, attribution="a licence"))
+
+
+def test_every_model_is_a_whole_folder(trained: Path) -> None:
+    for name in ALL:
+        card = read_card(trained / name)
+        assert card.name == name
+        assert card.channels == ("b0", "b1", "b2")
+        assert card.class_names == ("class 0", "class 1", "class 2")
+        assert card.classes[1] == {"name": "class 1", "code": 2, "color": "#123456"}
+        assert card.attribution == "a licence"
+        assert 0.05 <= card.temperature <= 20
+        assert (trained / name / WEIGHTS).is_file() == (name in ("mlp", "cnn", "unet"))
+    assert not (trained / train.WORK).exists()
+    assert {p.name for p in trained.iterdir()} == {*ALL, "models.json"}
+    assert [read_card(trained / n).margin for n in ALL] == [1, 1, 0, 3, 20]
+    assert [read_card(trained / n).stride for n in ALL] == [1, 1, 1, 1, 4]
+    assert [read_card(trained / n).tta for n in ALL] == [False, False, False, True, True]
+
+
+def test_the_best_on_validation_makes_the_map(trained: Path) -> None:
+    choice = read_choice(trained)
+    assert set(choice["candidates"]) == set(ALL)
+    merit = {n: s["overall_accuracy"] + s["balanced_accuracy"] for n, s in choice["candidates"].items()}
+    assert merit[choice["chosen"]] == max(merit.values())
+    assert chosen_folder(trained) == trained / choice["chosen"]
+    assert choice["candidates"]["rf"]["overall_accuracy"] > 0.95
+    assert "both_accuracies" in choice["note"]
+
+
+def test_nothing_written_names_the_machine(trained: Path, laid: Laid) -> None:
+    for path in trained.rglob("*"):
+        if path.is_file():
+            assert str(laid.root).encode() not in path.read_bytes(), path
+
+
+def test_validation_scores_are_those_of_the_saved_graph(trained: Path, laid: Laid) -> None:
+    import onnxruntime as ort
+
+    held = gather_for("rf", ForestRecipe(windows=(3,)), laid.split(), Role.VALIDATION)
+    session = ort.InferenceSession(str(trained / "rf" / ONNX))
+    (logits,) = session.run(["logits"], {"image": held.image, "valid": held.valid})
+    mapped = logits.transpose(0, 2, 3, 1)[held.at].argmax(axis=1)
+    scores = read_card(trained / "rf").metrics["validation"]
+    assert scores["overall_accuracy"] == pytest.approx((mapped == held.reference).mean(), abs=2e-3)
+    assert np.sum(scores["confusion"]) == len(held.reference) == scores["pixels"]
+
+
+def test_a_named_model_is_chosen_and_the_same_seed_gives_the_same_bytes(laid: Laid, tmp_path: Path) -> None:
+    folders = [laid.train(tmp_path / name, config(laid, model="mlp")) for name in ("one", "two")]
+    assert read_choice(folders[0])["chosen"] == "mlp"
+    for path in (p.relative_to(folders[0]) for p in folders[0].rglob("*") if p.is_file()):
+        assert (folders[0] / path).read_bytes() == (folders[1] / path).read_bytes(), path
+    other = laid.train(tmp_path / "other", config(laid, model="mlp", seed=1))
+    assert read_card(other / "mlp").fingerprint != read_card(folders[0] / "mlp").fingerprint
+
+
+def test_finished_models_are_not_trained_again(laid: Laid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = laid.train(tmp_path / "out", config(laid, models=("rf",)))
+    monkeypatch.setattr(train, "_train", lambda *_: pytest.fail("trained again"))
+    (out / "models.json").unlink()
+    laid.train(out, config(laid, models=("rf",)))
+    assert read_choice(out)["chosen"] == "rf"
+
+
+def test_a_killed_training_goes_on_to_the_same_weights(
+    laid: Laid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe: Recipe = quick(UnetRecipe(width=4, depth=1, dropout=0.2), epochs=4)
+    ground, held = laid.ground(), gather_for("unet", recipe, laid.split(), Role.VALIDATION)
+    whole: Any = fit("unet", ground, held, recipe, laid.task("unet", folder=tmp_path / "whole"))
+
+    class Killed(BaseException):
+        pass
+
+    def die(self: Any) -> None:
+        if self.current_epoch == 2:
+            raise Killed
+        start(self)
+
+    start = loop.Training.on_train_epoch_start
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Training, "on_train_epoch_start", die)
+        with pytest.raises(Killed):
+            fit("unet", ground, held, recipe, laid.task("unet", folder=tmp_path / "killed"))
+    seen: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            loop.Training, "on_train_epoch_start", lambda self: (seen.append(self.current_epoch), start(self))
+        )
+        resumed: Any = fit("unet", ground, held, recipe, laid.task("unet", folder=tmp_path / "killed"))
+    assert seen == [2, 3]
+    assert resumed.found == whole.found
+    for name, tensor in whole.classifier.state_dict().items():
+        np.testing.assert_array_equal(tensor.numpy(), resumed.classifier.state_dict()[name].numpy())
+    again: Any = fit("unet", ground, held, recipe, laid.task("unet", folder=tmp_path / "killed"))
+    assert again.found == whole.found
+
+
+def test_a_broken_checkpoint_starts_anew(laid: Laid, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    recipe = quick(MlpRecipe(width=4))
+    (tmp_path / "last.ckpt").write_bytes(b"half a file")
+    fitted = fit("mlp", laid.ground(), None, recipe, laid.task("mlp", folder=tmp_path))
+    assert fitted.found.chosen["epochs"] == 2
+    assert "starts anew" in caplog.text
+
+
+def test_training_stops_when_validation_no_longer_gains(laid: Laid, tmp_path: Path) -> None:
+    recipe = quick(MlpRecipe(width=4), epochs=30, patience=2, lr=1.0, schedule="constant", average=0.0)
+    held = gather_for("mlp", recipe, laid.split(), Role.VALIDATION)
+    fitted = fit("mlp", laid.ground(), held, recipe, laid.task("mlp", folder=tmp_path))
+    losses = fitted.found.curves["validation loss"]
+    assert len(losses) < 30
+    assert fitted.found.chosen["epochs"] == int(np.argmin(losses)) + 1 == len(losses) - 2
+
+
+def test_with_folds_scores_are_pooled_and_the_choice_is_refitted_on_all(tmp_path: Path) -> None:
+    truth = patchwork((96, 96), 2, 8, 1)
+    laid = lay(tmp_path / "world", separable(truth, 1), truth, folds=3)
+    out = laid.train(tmp_path / "out", config(laid, models=("rf", "mlp"), model="mlp"))
+    choice = read_choice(out)
+    for name in ("rf", "mlp"):
+        cards = [read_card(out / "folds" / str(fold) / name) for fold in range(3)]
+        pixels = [card.metrics["validation"]["pixels"] for card in cards]
+        assert choice["candidates"][name]["pixels"] == sum(pixels)
+    final = read_card(chosen_folder(out))
+    assert not (out / "rf").exists()
+    found = sorted(read_card(out / "folds" / str(f) / "mlp").metrics["chosen"]["epochs"] for f in range(3))
+    assert final.metrics["chosen"]["epochs"] == found[1]
+    assert "refitted on all labels" in choice["note"]
+    everything = laid.ground(None).pixels().sum()
+    assert everything > max(laid.ground(fold).pixels().sum() for fold in range(3))
+
+
+def test_one_class_alone_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    truth = patchwork((64, 64), 2, 8, 0)
+    laid = lay(tmp_path, separable(truth, 0), truth)
+    whole = laid.split().tiles.grid.whole
+    Samples.write(tmp_path / "samples", whole, role=np.where(truth == 0, laid.split().samples.read("role", whole), 0))
+    with pytest.raises(LabelError, match=r"1 classes \(class 0\); at least two are needed"):
+        train.lay_out(laid.split(), tmp_path / "ground")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"models": ("rf", "rf")}, {"model": "svm", "models": ("rf",)}, {"models": ()}, {"epochs": 0}, {"lr": -1.0},
+     {"rf": {"windows": (4,)}}, {"unet": {"depht": 3}}, {"choose_by": "luck"}],
+)  # fmt: skip
+def test_settings_out_of_range_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        train.Config(**changes)
+
+
+def test_common_settings_reach_every_network_and_no_baseline() -> None:
+    common = train.Config(epochs=3, lr=0.1)
+    assert [common.recipe(name).epochs for name in ("mlp", "cnn", "unet")] == [3, 3, 3]  # type: ignore[union-attr]
+    assert common.recipe("unet").lr == 0.1  # type: ignore[union-attr]
+    assert common.recipe("rf") == ForestRecipe()
+
+
+def test_every_field_is_described() -> None:
+    for kind in (train.Config, ForestRecipe, VectorRecipe, MlpRecipe, CnnRecipe, UnetRecipe):
+        assert all(field.description for field in kind.model_fields.values())
+
+
+def test_the_learning_rate_warms_up_and_falls() -> None:
+    rates = [loop.rate(step, 100, "one-cycle") for step in range(100)]
+    assert np.argmax(rates) == 14 or np.argmax(rates) == 15
+    assert max(rates) == pytest.approx(1.0, abs=2e-3)
+    assert rates[-1] < 0.01
+    assert loop.rate(500, 100, "constant") == 1.0
+
+
+def test_candidates_are_json_without_nan(trained: Path) -> None:
+    json.loads((trained / "models.json").read_text(), parse_constant=lambda name: pytest.fail(name))
