@@ -236,9 +236,13 @@ def _accuracy(area: Area) -> list[tuple[str, str]]:
         where = "given" if area.settings.given.model else "trained earlier"
         return [("accuracy", f"not measured here: the model was {where}; the report shows its own scores")]
     where = "test pixels" if "blocks" not in scores else f"test pixels in {scores['blocks']} test blocks"
+    reference = scores.get("reference", "the reference labels")
     rows = [
         ("model", str(name)),
-        ("accuracy", f"{_interval(entry, 'overall_accuracy')} agreement on {scores['pixels']:,} {where}"),
+        (
+            "accuracy",
+            f"{_interval(entry, 'overall_accuracy')} agreement with {reference} on {scores['pixels']:,} {where}",
+        ),
     ]
     if "balanced_accuracy" in entry:
         rows.append(("", f"{_interval(entry, 'balanced_accuracy')} on average over the classes"))

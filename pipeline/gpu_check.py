@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from stages.formats.samples import Samples
+    from stages.formats.tiles import Tiles
     from stages.training.ground import Ground
     from stages.training.held import Held
     from stages.training.recipes import Recipe
@@ -70,11 +72,12 @@ def small_area(folder: Path) -> tuple[Ground, Held]:
     from stages.training.ground import Ground, Split
     from stages.training.held import gather
 
-    split = Split(*_artifacts(folder), ("b0", "b1", "b2"), 0)
+    tiles, samples = _artifacts(folder)
+    split = Split(tiles, samples, ("b0", "b1", "b2"), 0)
     return Ground(split, BLOCK, folder), gather(split, Role.VALIDATION, 32, 8)
 
 
-def _artifacts(folder: Path) -> Any:
+def _artifacts(folder: Path) -> tuple[Tiles, Samples]:
     """Write tiles and samples as the stages would."""
     from stages.formats.samples import Part, Role, Samples
     from stages.formats.tiles import Tiles
@@ -128,7 +131,7 @@ def measure(device: str, network: str, ground: Ground, held: Held) -> Measured:
 def _recipe(network: str) -> Recipe:
     from stages.training import recipes
 
-    kinds = {"mlp": recipes.MlpRecipe, "cnn": recipes.CnnRecipe, "unet": recipes.UnetRecipe}
+    kinds: dict[str, type[Recipe]] = {"mlp": recipes.MlpRecipe, "cnn": recipes.CnnRecipe, "unet": recipes.UnetRecipe}
     return kinds[network](epochs=2, steps=20, average_turns=False)
 
 

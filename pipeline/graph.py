@@ -47,7 +47,7 @@ STAGES: tuple[Stage, ...] = (
     _row("evaluate", "tiles samples model",                  "scores",    "scores on the test split only, with confidence intervals"),
     _row("classify", "tiles model",                          "classes",   "the whole area in one streaming, memory-bounded pass"),
     _row("export",   "tiles classes model samples? scores?", "map",       "the delivery: layers, polygons, styles, report"),
-)  # fmt: skip  # noqa: E501
+)  # fmt: skip
 
 BY_NAME = {stage.name: stage for stage in STAGES}
 #: Not run where the model is given and the area has no labels of its own.

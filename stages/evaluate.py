@@ -29,13 +29,16 @@ _logger = logging.getLogger(__name__)
 #: Says who computes what, and cannot change a byte of the scores.
 RUN_SETTINGS = ("rows",)
 MAJORITY = "majority"
-ESTIMATES = "expected agreement with the reference labels at unlabelled ground inside this area"
+ESTIMATES = "expected agreement with {} at unlabelled ground inside this area"
 POOLED = "scores are pooled out of fold; the map's model is refitted on all labels with the same settings"
 
 
 class Config(Streaming):
     """How the test blocks are predicted, as the map is, and how sure the scores are."""
 
+    reference: str = Field(
+        "the reference labels", min_length=1, description="What the labels are, as reports call them"
+    )
     replicates: int = Field(2000, ge=100, le=100_000, description="Bootstrap replicates behind every interval")
     seed: int = Field(0, ge=0, description="Seed of the bootstrap draws")
     bins: int = Field(BINS, ge=2, le=100, description="Bins of the expected calibration errors")
@@ -118,15 +121,17 @@ def run(tiles: Path, samples: Path, model: Path, out: Path, config: Config) -> N
     independent = _score_all(inputs, (*names, MAJORITY), [None])
     if test["warning"]:
         _logger.warning("evaluate: %s", test["warning"])
+    estimates = ESTIMATES.format(config.reference)
     write_scores(out, {
         "best": best,
         **test,
-        "estimates": ESTIMATES,
+        "reference": config.reference,
+        "estimates": estimates,
         "pooled": POOLED if labels.crossed else None,
         "folds": labels.folds if labels.crossed else None,
         "independent": independent if independent["pixels"] else None,
     })  # fmt: skip
-    _logger.info("evaluate: %s, %s test pixels\n%s", ESTIMATES, f"{test['pixels']:,}", _table(test["models"], best))
+    _logger.info("evaluate: %s, %s test pixels\n%s", estimates, f"{test['pixels']:,}", _table(test["models"], best))
 
 
 def boundary_of(labels: np.ndarray) -> np.ndarray:

@@ -15,9 +15,7 @@ class MapClass(Settings):
     """One class of the map: what it is called, exported and drawn as."""
 
     name: str = Field(min_length=1, description="Name in tables, legends and polygons")
-    labels: tuple[str | int, ...] = Field(
-        min_length=1, description="Values of the label source merged into this class"
-    )
+    labels: tuple[str | int, ...] = Field(min_length=1, description="Values of the label source merged into this class")
     code: int = Field(ge=0, le=254, description="Pixel value in the exported layer (255 is nodata)")
     color: str = Field(pattern=r"^#[0-9a-fA-F]{6}$", description="Colour as #rrggbb")
 

@@ -237,7 +237,10 @@ def test_an_unwritable_data_folder_is_named(tmp_path: Path) -> None:
 def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path) -> None:
     place = tmp_path / "small disk"
     place.mkdir()
-    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(place)], check=False).returncode:
+    if (
+        os.geteuid()
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(place)], check=False).returncode
+    ):
         pytest.skip("mounting a small disk is refused here")
     try:
         world = small_world(place, size=128, classes=2)

@@ -189,7 +189,7 @@ def test_the_summary_tells_accuracy_with_its_interval(toy: Toy) -> None:
     (toy.data / "scores" / "scores.json").write_text(json.dumps(scores))
     (toy.data / "model" / "models.json").write_text('{"chosen": "unet"}')
     told = console.summary(toy.area())
-    assert "0.741 (0.710 to 0.770) agreement on 36,000 test pixels" in told
+    assert "0.741 (0.710 to 0.770) agreement with the reference labels on 36,000 test pixels" in told
     assert "out of fold" not in told
     (toy.data / "samples" / "samples.json").write_text('{"crossed": true}')
     assert "out of fold; the map's model was refitted on all labels" in console.summary(toy.area())

@@ -138,7 +138,7 @@ def test_a_run_killed_in_a_stage_loses_nothing(tmp_path: Path, stage: str, finis
     world = World(root, finished.truth)
 
     def hashes() -> dict[str, str]:
-        files = [p for p in world.data.rglob("*") if p.is_file() and not p.relative_to(world.data).parts[0][0] == "."]
+        files = [p for p in world.data.rglob("*") if p.is_file() and p.relative_to(world.data).parts[0][0] != "."]
         return {
             str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files if "logs" not in p.parts
         }

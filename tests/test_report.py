@@ -80,8 +80,8 @@ def test_texts_of_users_are_escaped(report):
 
 def test_headline_gives_accuracy_interval_pixels_and_warning(report):
     page = words(render(report))
-    assert "74.1 % agreement on the test blocks 95 % interval 71.1 to 77.1 %" in page
-    assert "36 684 test pixels in 14 ground blocks" in page
+    assert "74.1 % agreement with the reference labels 95 % interval 71.1 to 77.1 %" in page
+    assert "36 684 test pixels in 14 held-out ground blocks" in page
     assert "Only 14 ground blocks were scored" in page
     assert "expected agreement with the reference labels at unlabelled ground inside this area" in page
 

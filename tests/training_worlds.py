@@ -68,4 +68,4 @@ def lay(root: Path, bands: np.ndarray, truth: np.ndarray, **settings: object) ->
 
 def quick(recipe: Recipe, **changes: object) -> Recipe:
     """A recipe for seconds: few steps, small chips."""
-    return recipe.model_copy(update={"epochs": 2, "steps": 3, "chip": 16, "batch": 2, **changes})
+    return recipe.model_copy(update={"epochs": 2, "steps": 3, "chip": 16, "batch": 2, "members": 1, **changes})

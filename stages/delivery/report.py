@@ -111,12 +111,17 @@ def _headline(report: Report) -> str:
     if not measured or not scores:
         return page.figures([*_elsewhere(report.card), area]) + page.text(_elsewhere_note(report.card), "warning")
     overall, balanced = measured.get("overall_accuracy"), measured.get("balanced_accuracy")
+    reference = scores.get("reference") or "the reference labels"
     blocks = scores.get("blocks")
     figures = page.figures(
         [
-            (percent(value_of(overall)), "agreement on the test blocks", _interval_note(overall)),
+            (percent(value_of(overall)), f"agreement with {reference}", _interval_note(overall)),
             (percent(value_of(balanced)), "balanced over the classes", _interval_note(balanced)),
-            (count(scores.get("pixels")), "test pixels", f"in {count(blocks)} ground blocks" if blocks else ""),
+            (
+                count(scores.get("pixels")),
+                "test pixels",
+                f"in {count(blocks)} held-out ground blocks" if blocks else "held out",
+            ),
             area,
         ]
     )

@@ -115,7 +115,8 @@ def read_card(folder: Path) -> ModelCard:
     path = Path(folder) / ITEM
     try:
         values = json.loads(path.read_text())["terrastage"]
-        card = ModelCard(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        card = ModelCard(**fields)
     except (OSError, ValueError, KeyError, TypeError) as fault:
         raise ModelError(
             f"{folder} is not a model folder ({type(fault).__name__} while reading {ITEM}); "
@@ -138,7 +139,7 @@ def read_choice(folder: Path) -> dict[str, Any]:
 
 
 def chosen_folder(folder: Path) -> Path:
-    """The folder of the map's model: inside a `model` artifact, or the folder itself where it is one model."""
+    """Find the folder of the map's model: inside a `model` artifact, or the folder itself where it is one model."""
     if (folder / CHOICE).is_file():
         return folder / str(read_choice(folder)["chosen"])
     return folder

@@ -1,1 +1,1 @@
-"""Grids, rasters and vectors: rasterio, odc-geo and geopandas only."""
+"""Grids, rasters and vectors: rasterio and geopandas only."""

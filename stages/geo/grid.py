@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from affine import Affine
-    from odc.geo.geobox import GeoBox
 
 
 @dataclass(frozen=True, order=True)
@@ -53,13 +52,6 @@ class Grid:
     tile: int
 
     @cached_property
-    def geobox(self) -> GeoBox:
-        """The same grid as an odc-geo ``GeoBox``."""
-        from odc.geo.geobox import GeoBox
-
-        return GeoBox((self.height, self.width), self.transform, self.crs)
-
-    @cached_property
     def transform(self) -> Affine:
         """Affine transform from (column, row) to CRS coordinates."""
         from affine import Affine
@@ -94,10 +86,6 @@ class Grid:
         left, top = self.left + window.col * self.resolution, self.top - window.row * self.resolution
         return left, top - window.height * self.resolution, left + window.width * self.resolution, top
 
-    def geobox_of(self, window: Window) -> GeoBox:
-        """A window of the grid as a ``GeoBox``."""
-        return self.geobox[window.slices]
-
     def tiles(self) -> Iterator[tuple[int, int, Window]]:
         """Every tile as (row, column, window), row by row; the last ones are cut at the grid's edge."""
         for row in range(-(-self.height // self.tile)):
@@ -111,7 +99,7 @@ class Grid:
         return math.sqrt(self.pixel_hectares(self.height // 2, self.height // 2 + 1)[0] * 10_000.0)
 
     def pixel_hectares(self, first: int, last: int) -> Any:
-        """True ground area of one pixel of every row ``first..last-1``, in hectares, as float64 (rows,).
+        """Measure the true ground area of one pixel of every row ``first..last-1``, in hectares, as float64 (rows,).
 
         Geographic and equal-area or local projected grids alike: the corners of each row's middle pixel are
         taken to longitude and latitude and measured on the ellipsoid, so a distorting CRS cannot falsify areas.

@@ -30,7 +30,7 @@ from stages.training.held import Held
 from stages.training.onnx_file import export_module, save_weights
 from stages.training.recipes import Recipe
 
-LAST = "last"
+CHECKPOINT = "last.ckpt"
 #: Recipe fields that shape the network; the rest shape its training.
 SHAPE = ("width", "depth", "dilations", "dropout")
 _logger = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ def fit_network(kind: str, ground: Ground, held: Held | None, recipe: Recipe, ta
 def _trained(kind: str, ground: Ground, held: Held | None, recipe: Recipe, task: Task) -> Training:
     """Train one network, going on from the checkpoint in ``task.folder`` where a killed run left one."""
     training = Training(build(kind, ground, recipe, task.seed), ground, held, recipe, task)
-    checkpoint = _checkpoint(task.folder / f"{LAST}.ckpt")
+    checkpoint = _checkpoint(task.folder / CHECKPOINT)
     if checkpoint is not None and checkpoint["finished"]:
         training.load_state_dict(checkpoint["state_dict"])
         training.on_load_checkpoint(checkpoint)
@@ -101,13 +101,8 @@ def _trained(kind: str, ground: Ground, held: Held | None, recipe: Recipe, task:
 
 def _run(training: Training, task: Task, resume: bool) -> None:
     """Hand the training to Lightning, without its chatter."""
-    from lightning.pytorch.callbacks import ModelCheckpoint
-
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     hardware, recipe = task.hardware, training.recipe
-    saver = ModelCheckpoint(
-        task.folder, LAST, save_top_k=1, every_n_epochs=1, save_on_train_epoch_end=True, enable_version_counter=False
-    )
     with warnings.catch_warnings():
         # Loading in a worker process would cost more than cutting a chip does; a run goes on in its old folder.
         for text in (
@@ -120,11 +115,11 @@ def _run(training: Training, task: Task, resume: bool) -> None:
         trainer = lightning.Trainer(
             accelerator=hardware.device, devices=hardware.devices, strategy=hardware.strategy,
             precision=hardware.precision, accumulate_grad_batches=hardware.accumulate,
-            max_epochs=recipe.epochs, gradient_clip_val=recipe.clip_gradient, callbacks=[saver], logger=False,
+            max_epochs=recipe.epochs, gradient_clip_val=recipe.clip_gradient, logger=False, enable_checkpointing=False,
             enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
             reload_dataloaders_every_n_epochs=1, deterministic="warn", default_root_dir=str(task.folder),
         )  # fmt: skip
-        path = str(task.folder / f"{LAST}.ckpt") if resume else None
+        path = str(task.folder / CHECKPOINT) if resume else None
         trainer.fit(training, ckpt_path=path, weights_only=True)
 
 
@@ -183,14 +178,13 @@ class Training(lightning.LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, total, self.recipe.schedule))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def on_train_epoch_start(self) -> None:
-        """Dropout draws from the epoch's own seed, so that an epoch is the same after a restart."""
-        torch.manual_seed((self.task.seed * 1_000_003 + self.current_epoch) % 2**63)
-
     def training_step(self, batch: Batch, step: int) -> Tensor:
         """Cross-entropy of the labelled pixels of a batch."""
         image, valid, labels = batch
-        draw = torch.Generator().manual_seed(hash((self.task.seed, self.current_epoch, step)) % 2**63)
+        # Dropout and augmentation draw from the step's own seed, so that a step is the same after a restart.
+        seed = hash((self.task.seed, self.current_epoch, step)) % 2**63
+        torch.manual_seed(seed)
+        draw = torch.Generator().manual_seed(seed)
         if self.recipe.hide > 0:
             valid = augmentation.hide(valid.cpu(), self.recipe.hide, draw).to(valid)
             labels = torch.where(valid[:, 0] > 0, labels, UNLABELLED)
@@ -229,7 +223,15 @@ class Training(lightning.LightningModule):
             self.best = {name: tensor.clone() for name, tensor in self.corrected().state_dict().items()}
         if self.current_epoch - self.best_epoch >= self.recipe.patience:
             self.trainer.should_stop = True
+        self._keep_going_point()
         progress.report(self.task.name, self.current_epoch + 1, self.recipe.epochs)
+
+    def _keep_going_point(self) -> None:
+        """Write the checkpoint of this epoch over the last one, whole or not at all."""
+        path = self.task.folder / CHECKPOINT
+        self.trainer.save_checkpoint(path.with_suffix(".new"))
+        if self.trainer.is_global_zero:
+            path.with_suffix(".new").replace(path)
 
     def _validate(self, held: Held) -> float:
         """Mean loss on the held-out pixels, after the correction to the training prior."""

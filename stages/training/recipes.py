@@ -39,7 +39,9 @@ class Recipe(Settings):
     noise: float = Field(0.03, ge=0, description="Deviation of random noise a pixel, in band deviations")
     hide: float = Field(0.0, ge=0, le=1, description="Share of chips with a random rectangle hidden")
     clip: float = Field(4.0, gt=0, description="Values beyond this many band deviations are clipped")
-    members: int = Field(1, ge=1, le=16, description="Networks trained from different seeds, their probabilities averaged")
+    members: int = Field(
+        1, ge=1, le=16, description="Networks trained from different seeds, their probabilities averaged"
+    )
     average_turns: bool = Field(True, description="Average the map over the eight turns and mirrorings of the image")
 
 
@@ -68,7 +70,9 @@ class CnnRecipe(Recipe):
 class UnetRecipe(Recipe):
     """Dense network."""
 
-    members: int = Field(3, ge=1, le=16, description="Networks trained from different seeds, their probabilities averaged")
+    members: int = Field(
+        3, ge=1, le=16, description="Networks trained from different seeds, their probabilities averaged"
+    )
     width: int = Field(16, ge=1, description="Features of the finest level; every coarser level has twice as many")
     depth: int = Field(3, ge=1, le=6, description="Number of halvings")
     dropout: float = Field(0.1, ge=0, lt=1, description="Share of features dropped in training")
