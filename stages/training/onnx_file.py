@@ -40,9 +40,10 @@ def export_module(module: nn.Module, channels: int, stride: int, path: Path, out
 
 def save_weights(module: nn.Module, path: Path) -> None:
     """Write every tensor of a module by name."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, str(path))
+    # Written by ourselves, as the library's own writer makes files that only their owner may read.
+    path.write_bytes(save({name: tensor.contiguous() for name, tensor in module.state_dict().items()}))
 
 
 def export_forest(rows: nn.Module, channels: int, forest: Any, correction: np.ndarray, path: Path) -> None:
