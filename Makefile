@@ -58,7 +58,7 @@ $(CLEANS): clean-%: $(READY)
 ##@ Develop
 env: $(READY) ## make .venv as requirements.lock says (every other target does, too)
 test: $(READY) ## the tests
-	@$(BIN)/python -m pytest -n 2 -m "not real"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not real"
 test-real: $(READY) ## map the real sample and print its figures
 	@$(TERRASTAGE) run --area carolina
 check: $(READY) ## format, lint, strict types, import contracts

@@ -116,7 +116,7 @@ def _models(root: Path) -> dict[str, Path]:
         if name == "rf":
             rows, labels = RNG.normal(size=(300, Context(2, (3, 7)).features)), RNG.integers(0, 3, 300)
             forest = RandomForestClassifier(20, random_state=0).fit(rows, labels)
-            export_forest(Table(), forest, 3, np.zeros(3), folder, 2)
+            export_forest(Table(), 2, forest, np.zeros(3), folder / ONNX)
         else:
             network = NETWORKS[name](2, 3, width=8)
             reach = {"margin": int(network.margin), "stride": int(network.stride)}
