@@ -29,13 +29,13 @@ CHANGES: dict[str, dict[str, Any]] = {
 }
 MODELS = ["rf", "svm", "mlp", "cnn", "unet"]
 #: Small enough for a test, large enough to learn these worlds.
-CHIPS = {"steps": 20, "batch": 4, "chip": 32, "average_turns": False}
+CHIPS = {"epochs": 2, "steps": 100, "batch": 4, "chip": 32, "average_turns": False}
 QUICK = {
     "rf": {"trees": 30, "leaf": [5]},
     "svm": {"pixels": 2000, "tuning_pixels": 1000},
-    "mlp": {"epochs": 8, "steps": 20, "lr": 0.01},
-    "cnn": {"epochs": 8, **CHIPS},
-    "unet": {"epochs": 10, **CHIPS, "members": 1},
+    "mlp": {"epochs": 2, "steps": 80, "lr": 0.01},
+    "cnn": CHIPS,
+    "unet": {**CHIPS, "members": 1},
 }
 
 
@@ -108,7 +108,7 @@ def test_shuffled_labels_teach_nothing(tmp_path: Path) -> None:
     # 70 % of the pixels are of class 0, wherever they lie.
     shuffled = (np.random.default_rng(3).random(truth.shape) < 0.3).astype(np.uint8)
     world = make_world(tmp_path, separable(truth, 3), truth, labels=shuffled)
-    world.change(train={"models": MODELS, **QUICK})
+    world.change(train={"models": MODELS, **QUICK, "epochs": 1})
     world.run("run", "evaluate", "--area", "world")
     found = accuracies(world)
     assert abs(found["majority"] - 0.7) < 0.02
