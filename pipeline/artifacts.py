@@ -62,18 +62,60 @@ class Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """Read an artifact's manifest; none where the artifact is missing, unfinished or has lost a file."""
+    """Read an artifact's manifest; none where the artifact is missing, unfinished, or lost or changed a file."""
+    return _read(folder)[0]
+
+
+def absence(artifact: Path, stage: str) -> str:
+    """Say why an artifact counts as missing: never made, unfinished, or which of its files is lost or changed."""
+    if artifact.exists():
+        return _read(artifact)[1]
+    unfinished = any((artifact.parent / SCRATCH).glob(f"{stage}-*"))
+    return "unfinished: its last run was stopped" if unfinished else "there is none yet"
+
+
+def _read(folder: Path) -> tuple[Manifest | None, str]:
+    """Read an artifact's manifest, or say why it does not stand for a whole artifact."""
     try:
         manifest = Manifest(**json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
         if manifest.format != FORMAT:
-            return None
-        for name, output in manifest.outputs.items():
-            status = (folder / name).stat()
-            if output["files"] is None and status.st_size != output["bytes"]:
-                return None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return None
-    return manifest
+            return None, "made by another version of terrastage"
+        damage = next(filter(None, (_damage(folder / name, made) for name, made in manifest.outputs.items())), "")
+    except FileNotFoundError:
+        return None, f"unfinished: it has no {MANIFEST}"
+    except OSError as fault:
+        return None, f"cannot be read ({fault.strerror})"
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None, f"{MANIFEST} is damaged"
+    return (None, damage) if damage else (manifest, "")
+
+
+def _damage(path: Path, made: dict[str, Any]) -> str:
+    """Say what became of an output by its size and number of files, "" where it is as it was made; nothing is read."""
+    single = made["files"] is None
+    if not (path.is_file() if single else path.is_dir()):
+        return f"has lost {path.name}"
+    files, size = (None, path.stat().st_size) if single else _extent(path)
+    if (files, size) == (made["files"], made["bytes"]):
+        return ""
+    if single:
+        return f"{path.name} changed: {size} bytes, not the {made['bytes']} it was made of"
+    return (
+        f"{path.name} changed: {files} files of {size} bytes, not the {made['files']} of {made['bytes']} it was made of"
+    )
+
+
+def _extent(folder: Path) -> tuple[int, int]:
+    """Count the files below a folder and their bytes."""
+    files, size = 0, 0
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                more = _extent(Path(entry.path))
+                files, size = files + more[0], size + more[1]
+            elif entry.is_file():
+                files, size = files + 1, size + entry.stat().st_size
+    return files, size
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

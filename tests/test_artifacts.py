@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
 from pipeline import artifacts
-from pipeline.artifacts import Manifest, publish, read_manifest, recover, write_manifest
+from pipeline.artifacts import Manifest, absence, publish, read_manifest, recover, write_manifest
 
 
 def manifest(**values: object) -> Manifest:
@@ -46,25 +48,62 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_a_damaged_manifest_is_a_missing_artifact(tmp_path: Path, damage: str) -> None:
     (tmp_path / "manifest.json").write_text(damage)
     assert read_manifest(tmp_path) is None
+    assert absence(tmp_path, "tile") == "manifest.json is damaged"
 
 
-def test_an_artifact_that_lost_a_file_or_a_byte_is_missing(tmp_path: Path) -> None:
-    (tmp_path / "cube").write_text("12345")
-    (tmp_path / "store").mkdir()
-    (tmp_path / "store" / "c").write_text("1")
-    write_manifest(tmp_path, manifest(outputs=artifacts.outputs_of(tmp_path)))
+def store(folder: Path) -> Path:
+    """An artifact of one file and one folder with chunks at several depths."""
+    (folder / "cube").write_text("12345")
+    for name in ("zarr.json", "c/0/0", "c/0/1", "c/1/0"):
+        (folder / "store" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "store" / name).write_text("123")
+    write_manifest(folder, manifest(outputs=artifacts.outputs_of(folder)))
+    assert read_manifest(folder) is not None
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("printf 1234 > cube", "cube changed: 4 bytes, not the 5 it was made of"),
+        ("rm cube", "has lost cube"),
+        ("rm cube; mkdir cube", "has lost cube"),
+        ("rm -r store", "has lost store"),
+        ("rm -r store; touch store", "has lost store"),
+        ("rm store/c/0/1", "store changed: 3 files of 9 bytes, not the 4 of 12 it was made of"),
+        ("rm -r store/c", "store changed: 1 files of 3 bytes, not the 4 of 12 it was made of"),
+        ("touch store/c/2", "store changed: 5 files of 12 bytes, not the 4 of 12 it was made of"),
+        ("printf 12 > store/c/1/0", "store changed: 4 files of 11 bytes, not the 4 of 12 it was made of"),
+        ("rm manifest.json", "unfinished: it has no manifest.json"),
+    ],
+)
+def test_an_artifact_that_lost_a_file_or_a_byte_is_missing(tmp_path: Path, command: str, said: str) -> None:
+    subprocess.run(["/bin/sh", "-c", command], check=True, cwd=store(tmp_path))
+    assert read_manifest(tmp_path) is None
+    assert absence(tmp_path, "tile") == said
+
+
+def test_a_folder_of_thousands_of_files_is_looked_at_in_no_time(tmp_path: Path) -> None:
+    for number in range(4000):
+        folder = tmp_path / "store" / str(number % 40)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / str(number)).touch()
+    write_manifest(tmp_path, manifest(outputs={"store": {"files": 4000, "bytes": 0, "sha256": ""}}))
+    begun = time.perf_counter()
     assert read_manifest(tmp_path) is not None
-    (tmp_path / "cube").write_text("1234")
-    assert read_manifest(tmp_path) is None
-    (tmp_path / "cube").write_text("12345")
-    (tmp_path / "store" / "c").unlink()
-    (tmp_path / "store").rmdir()
-    assert read_manifest(tmp_path) is None
+    assert time.perf_counter() - begun < 0.5
+
+
+def test_what_was_never_made_is_told_from_what_was_stopped(area: Path) -> None:
+    assert absence(area / "model", "train") == "there is none yet"
+    artifacts.open_scratch(area, "train", "0123456789abcdef", resumes=True)
+    assert absence(area / "model", "train") == "unfinished: its last run was stopped"
 
 
 def test_a_manifest_of_another_format_is_a_missing_artifact(tmp_path: Path) -> None:
     write_manifest(tmp_path, manifest(format=artifacts.FORMAT + 1))
     assert read_manifest(tmp_path) is None
+    assert absence(tmp_path, "tile") == "made by another version of terrastage"
 
 
 def test_outputs_are_described_by_size_hash_and_number(tmp_path: Path) -> None:
@@ -145,7 +184,6 @@ def test_a_text_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
 
 
 def test_versions_are_told_without_importing(tmp_path: Path) -> None:
-    import subprocess
     import sys
 
     script = (
