@@ -28,22 +28,27 @@ class Outcome:
 
 
 def run(
-    root: Path, names: tuple[str, ...], say: Callable[[str], None], stages: tuple[Stage, ...] = STAGES
+    root: Path,
+    names: tuple[str, ...],
+    say: Callable[[str], None],
+    stages: tuple[Stage, ...] = STAGES,
+    wait: bool = False,
 ) -> list[Outcome]:
     """Run the areas of ``names``, or all that are no examples; ``say`` is given one line an area.
 
     A trained model is kept where only the scenes changed. Every area is run under its own lock with its own log file.
+    With ``wait`` the batch waits for another batch, and for whoever is at work on an area.
 
     Raises:
-        BusyError: another batch is at work.
+        BusyError: another batch is at work and ``wait`` is false.
     """
     root = root.resolve()
-    with held(root / "data" / ".batch.lock", "batch", "terrastage batch"):
+    with held(root / "data" / ".batch.lock", "batch", "terrastage batch", wait):
         outcomes = []
         log = console.log_path(root / "data" / "logs", "batch")
         with console.shown(log, quiet=True):
             for name in names or tuple(area_names(root)):
-                outcome = _run_area(root, name, bool(names), stages)
+                outcome = _run_area(root, name, bool(names), stages, wait)
                 if outcome is None:
                     continue
                 _logger.log(logging.ERROR if outcome.failed else logging.INFO, "%s", outcome.line)
@@ -54,7 +59,7 @@ def run(
         return outcomes
 
 
-def _run_area(root: Path, name: str, named: bool, stages: tuple[Stage, ...]) -> Outcome | None:
+def _run_area(root: Path, name: str, named: bool, stages: tuple[Stage, ...], wait: bool) -> Outcome | None:
     """Run one area; none where it is an example that nobody named."""
     begun = time.monotonic()
     try:
@@ -62,7 +67,7 @@ def _run_area(root: Path, name: str, named: bool, stages: tuple[Stage, ...]) -> 
         if area.settings.example and not named:
             return None
         with ExitStack() as stack:
-            stack.enter_context(held(area.data / ".lock", f"area {name}", "terrastage batch"))
+            stack.enter_context(held(area.data / ".lock", f"area {name}", "terrastage batch", wait))
             stack.enter_context(console.shown(console.log_path(area.data / "logs", "batch"), quiet=True))
             done = runner.run(area, keep_model=True)
         kept = any(step.state == "kept" for step in runner.survey(area))

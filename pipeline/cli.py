@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import __version__
-from pipeline.graph import STAGES, Stage
-from stages.errors import SettingError, TerrastageError
+from pipeline.graph import STAGES, Stage, check_stage
+from stages.errors import TerrastageError
 
 if TYPE_CHECKING:
     from pipeline.config import Area
@@ -68,30 +68,38 @@ def _parser(stages: tuple[Stage, ...]) -> argparse.ArgumentParser:
                               help="change a setting for this run; may be repeated")  # fmt: skip
         return made
 
+    def waiting(made: argparse.ArgumentParser) -> None:
+        made.add_argument("--wait", action="store_true", help="wait for who is at work there instead of refusing")
+
     names = ", ".join(stage.name for stage in stages)
     made = command("run", _run, "bring a stage, or all, up to date")
     made.add_argument("stage", nargs="?", default="all", metavar="STAGE", help=f"all (default), {names}")
-    made.add_argument("--wait", action="store_true", help="wait for another run on the same area instead of refusing")
+    waiting(made)
     made = command("status", _status, "say which artifacts are fresh, stale or missing, and why")
     made.add_argument("--json", action="store_true", help="for programs")
     made = command("clean", _clean, "remove the artifact of a stage; raw data is never touched")
     made.add_argument("stage", metavar="STAGE", help=f"all, {names}")
+    waiting(made)
     command("fetch", _fetch, "fetch the area's sample data")
     made = command("compare", _compare, "print the table of all models by the comparison's protocol")
     made.set_defaults(area=COMPARED_AREA)
     made.add_argument("--seeds", type=int, nargs="+", metavar="SEED", help="seeds of the assignments to folds")
     made.add_argument("--models", nargs="+", metavar="ROW", help="rows of the table")
+    waiting(made)
     command("graph", _graph, "print the stages with what they read and write", area=False)
     command("list", _list, "list the areas", area=False)
     made = command("init", _init, "write a config for your own scenes and labels", area=False)
     made.add_argument("name", metavar="NAME", help="name of the new area")
-    made.add_argument("--scenes", required=True, metavar="PATTERN", help="the scenes' files, with * and ?")
+    made.add_argument(
+        "--scenes", required=True, metavar="PATTERN", help="the scenes' files, with *, ?, {band} and {date}"
+    )
     made.add_argument("--labels", type=Path, metavar="FILE", help="polygons, points or a label raster")
     made.add_argument("--field", metavar="COLUMN", help="the column that holds the class")
     made = command(
         "batch", _batch, "run every area that is no example, keep models where only scenes changed", area=False
     )
     made.add_argument("areas", nargs="*", metavar="AREA", help="only these")
+    waiting(made)
     made = command("schedule", _schedule, "print the crontab line and the systemd units of the batch", area=False)
     made.add_argument("--hour", type=int, default=4, choices=range(24), metavar="0..23", help="default: %(default)s")
     command("gpu-check", _gpu_check, "compare an accelerator with the CPU on a small area", area=False)
@@ -109,7 +117,7 @@ def _run(asked: argparse.Namespace) -> int:
     from pipeline.lock import held
 
     area = _area(asked)
-    _known_stage(asked)
+    check_stage(asked.stage, asked.stages)
     with ExitStack() as stack:
         stack.enter_context(held(area.data / ".lock", f"area {area.name}", f"terrastage run {asked.stage}", asked.wait))
         stack.enter_context(console.shown(console.log_path(area.data / "logs", asked.stage), asked.verbose))
@@ -117,12 +125,6 @@ def _run(asked: argparse.Namespace) -> int:
     if done and done[-1].stage == "export":
         print(console.summary(area))
     return 0
-
-
-def _known_stage(asked: argparse.Namespace) -> None:
-    names = [stage.name for stage in asked.stages]
-    if asked.stage not in ("all", *names):
-        raise SettingError(f"There is no stage {asked.stage}; the stages are {', '.join(names)}, or all.")
 
 
 def _status(asked: argparse.Namespace) -> int:
@@ -155,11 +157,11 @@ def _clean(asked: argparse.Namespace) -> int:
     from pipeline.runner import clean
 
     area = _area(asked)
-    _known_stage(asked)
+    check_stage(asked.stage, asked.stages)
     if not area.data.exists():
         print("nothing to remove")
         return 0
-    with held(area.data / ".lock", f"area {area.name}", f"terrastage clean {asked.stage}"):
+    with held(area.data / ".lock", f"area {area.name}", f"terrastage clean {asked.stage}", asked.wait):
         removed = clean(area, asked.stage)
     print(f"removed {', '.join(f'data/{area.name}/{name}' for name in removed)}" if removed else "nothing to remove")
     return 0
@@ -211,7 +213,7 @@ def _batch(asked: argparse.Namespace) -> int:
     def say(line: str) -> None:
         print(line, flush=True)
 
-    outcomes = batch.run(asked.root, tuple(asked.areas), say, asked.stages)
+    outcomes = batch.run(asked.root, tuple(asked.areas), say, asked.stages, asked.wait)
     return 1 if any(outcome.failed for outcome in outcomes) else 0
 
 
@@ -230,7 +232,7 @@ def _compare(asked: argparse.Namespace) -> int:
     area = _area(asked)
     options = {"seeds": asked.seeds, "models": asked.models}
     with (
-        held(area.data / ".lock", f"area {area.name}", "terrastage compare"),
+        held(area.data / ".lock", f"area {area.name}", "terrastage compare", asked.wait),
         console.shown(console.log_path(area.data / "logs", "compare"), asked.verbose),
     ):
         if area.settings.sample is not None:
@@ -242,7 +244,7 @@ def _compare(asked: argparse.Namespace) -> int:
 def _gpu_check(asked: argparse.Namespace) -> int:  # noqa: ARG001
     from pipeline import gpu_check
 
-    return int(gpu_check.run() or 0)
+    return gpu_check.run()
 
 
 if __name__ == "__main__":

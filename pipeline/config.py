@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
 from pipeline.cluster import Cluster, Threads
@@ -52,6 +52,11 @@ class RunSettings(Settings):
     batch: Batch = Field(default_factory=Batch, description="How `make batch` treats the area")
     given: Given = Field(default_factory=Given, description="Artifacts that come from elsewhere")
 
+    @field_validator("cluster", mode="before")
+    @classmethod
+    def _threads_unless_said(cls, section: Any) -> Any:
+        return {"kind": "threads", **section} if isinstance(section, dict) else section
+
 
 @dataclass(frozen=True)
 class Area:
@@ -82,6 +87,18 @@ class Area:
 def area_names(root: Path) -> list[str]:
     """List the areas that have a config, in alphabetical order."""
     return sorted(path.stem for path in (root / "configs").glob("*.yaml"))
+
+
+def check_name(name: str) -> None:
+    """See that a text can name an area: a file in `configs/` and a folder in `data/`.
+
+    Raises:
+        SettingError: it cannot.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) or name in RESERVED:
+        raise SettingError(
+            f"{name!r} cannot name an area; use letters, digits, - and _, and neither {' nor '.join(RESERVED)}."
+        )
 
 
 def load_area(root: Path, name: str, changes: tuple[str, ...] = (), stages: tuple[Stage, ...] = STAGES) -> Area:
@@ -167,10 +184,7 @@ _Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
 
 def _read(root: Path, name: str) -> dict[str, Any]:
     """Read one area's YAML into a dictionary."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) or name in RESERVED:
-        raise SettingError(
-            f"{name!r} cannot name an area; use letters, digits, - and _, and neither {' nor '.join(RESERVED)}."
-        )
+    check_name(name)
     path = root / "configs" / f"{name}.yaml"
     try:
         text = path.read_text(encoding="utf-8")
@@ -276,20 +290,26 @@ def _sentence(error: Any, model: type[BaseModel], values: Any, section: str, raw
     prefix = "" if shared else section
     kind = error["type"]
     if kind == "extra_forbidden":
-        known = list(_fields_at(model, loc[:-1]))
+        where = _dotted(prefix, loc[:-1])
+        holders = _models_at(model, loc[:-1])
+        if other := next((holder for holder in holders if loc[-1] in holder.model_fields), None):
+            (kind,) = typing.get_args(other.model_fields["kind"].annotation)
+            return f"{where}.{loc[-1]} belongs to {where}.kind {kind}; set that too, or leave {loc[-1]} out."
+        known = list(_fields_of(holders))
         if section and not shared and len(loc) == 1:
             known = [name for name in known if name not in SHARED]
-        return _unknown(str(loc[-1]), _dotted(prefix, loc[:-1]), known)
+        return _unknown(str(loc[-1]), where, known)
     where = _dotted(prefix, loc)
     if kind == "missing":
-        described = _fields_at(model, loc[:-1]).get(str(loc[-1]))
+        described = _fields_of(_models_at(model, loc[:-1])).get(str(loc[-1]))
         meaning = f" ({described.description})" if described and described.description else ""
         return f"{where} is not set; this area needs it{meaning}."
-    if kind in ("union_tag_invalid", "union_tag_not_found"):
-        tag = error["ctx"]["discriminator"].strip("'")
-        found = error["ctx"].get("tag")
-        known = error["ctx"].get("expected_tags", "threads, local or address").replace("'", "")
-        return f"{where}.{tag} is {found or 'not set'}; expected one of {known}."
+    if kind == "union_tag_invalid":
+        ctx = {name: text.replace("'", "") for name, text in error["ctx"].items()}
+        return f"{where}.{ctx['discriminator']} is {ctx['tag']}; expected one of {ctx['expected_tags']}."
+    if kind in ("value_error", "assertion_error"):
+        # A check of ours: what was found and expected stands in its own sentence.
+        return f"{where}: {str(error['ctx']['error']).rstrip('.')}."
     return f"{where} is {_shown(error['input'])}; expected {_expected(error)}."
 
 
@@ -317,8 +337,6 @@ def _expected(error: Any) -> str:
         return f"at least {ctx['min_length']} {'characters' if kind.startswith('string') else 'entries'}"
     if kind in ("too_long", "string_too_long"):
         return f"at most {ctx['max_length']} {'characters' if kind.startswith('string') else 'entries'}"
-    if kind in ("value_error", "assertion_error"):
-        return str(ctx["error"]).rstrip(".")
     for start, meaning in _EXPECTED.items():
         if kind.startswith(start):
             return meaning
@@ -359,14 +377,18 @@ def _dotted(prefix: str, loc: tuple[Any, ...]) -> str:
     return path
 
 
-def _fields_at(model: type[BaseModel], loc: tuple[Any, ...]) -> dict[str, FieldInfo]:
-    """Find the settings that are known at a place of a settings class, whichever kind of section stands there."""
+def _models_at(model: type[BaseModel], loc: tuple[Any, ...]) -> list[type[BaseModel]]:
+    """List the settings classes of a place in a settings class, one for each kind of section that may stand there."""
     current: Any = model
     for part in loc:
         holder = next((m for m in _models_in(current) if part in m.model_fields), None)
         # A number counts the entries of a list, which are all of one type.
         current = holder.model_fields[part].annotation if holder else current
-    return {name: info for found in _models_in(current) for name, info in found.model_fields.items()}
+    return _models_in(current)
+
+
+def _fields_of(models: list[type[BaseModel]]) -> dict[str, FieldInfo]:
+    return {name: info for model in models for name, info in model.model_fields.items()}
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

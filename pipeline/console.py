@@ -151,7 +151,7 @@ class Screen(logging.Handler):
             self._stage, self._details = values["stage"], []
             self._told = time.monotonic()
             if self._verbose:
-                self._line(f"  {self._stage:<9} runs, because {'; '.join(values['why']) or 'there is none yet'}")
+                self._line(f"  {self._stage:<9} runs, because {'; '.join(values['why'])}")
             return
         self._stop_progress()
         seconds = values["seconds"]

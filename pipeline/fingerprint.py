@@ -23,8 +23,9 @@ from stages.geo.identity import content_identity
 
 _logger = logging.getLogger(__name__)
 
-#: Settings of a stage without inputs that only say which scenes to read: new ones keep a trained model (`make batch`).
-SCENE_SETTINGS = ("scenes",)
+#: What only says which scenes a stage without inputs reads, in each entry of its setting `scenes`: others keep a
+#: trained model (`make batch`). The rest of an entry says what the pixels mean, so it counts.
+SCENES, WHICH = "scenes", ("files", "date")
 MISSING = "missing"
 
 
@@ -51,8 +52,14 @@ class Fingerprint:
         """Give the same, blind to which scenes are read: ``bases`` are the inputs' keys of this kind."""
         if self.inputs:
             return replace(self, inputs=bases)
-        config = {name: value for name, value in self.config.items() if name not in SCENE_SETTINGS}
-        return Fingerprint(self.code, config)
+        # A further entry of scenes that are read alike changes nothing, and neither does the entries' order.
+        kinds = [
+            {name: value for name, value in entry.items() if name not in WHICH}
+            for entry in self.config.get(SCENES, ())
+            if isinstance(entry, Mapping)
+        ]
+        alike = sorted({json.dumps(kind, sort_keys=True) for kind in kinds})
+        return Fingerprint(self.code, {**self.config, SCENES: alike})
 
 
 # --- settings --------------------------------------------------------------------------------------------------------

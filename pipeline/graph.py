@@ -7,7 +7,7 @@ import inspect
 from dataclasses import dataclass
 from types import ModuleType
 
-SOURCES = "the area's sources"
+from stages.errors import SettingError
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,6 @@ STAGES: tuple[Stage, ...] = (
     _row("export",   "tiles classes model samples? scores?", "map",       "the delivery: layers, polygons, styles, report"),
 )  # fmt: skip
 
-BY_NAME = {stage.name: stage for stage in STAGES}
 #: Not run where the model is given and the area has no labels of its own.
 LABELLED = ("label", "select", "augment", "train", "evaluate")
 
@@ -62,6 +61,17 @@ def _check() -> None:
         assert not missing, f"stage {stage.name} reads {missing} before any stage writes it"
         assert stage.writes not in written, f"artifact {stage.writes} is written twice"
         written.add(stage.writes)
+
+
+def check_stage(name: str, stages: tuple[Stage, ...]) -> None:
+    """See that ``name`` is a stage of the table, or all.
+
+    Raises:
+        SettingError: it is neither.
+    """
+    names = [stage.name for stage in stages]
+    if name not in ("all", *names):
+        raise SettingError(f"There is no stage {name}; the stages are {', '.join(names)}, or all.")
 
 
 def check_signature(stage: Stage) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import colorsys
+import re
 from collections.abc import Sequence
 
-#: Colours that map readers expect, by a part of the class's name.
+#: Colours that map readers expect, by how a word of the class's name begins; three letters are a whole word, as
+#: seasonal crops are no sea.
 CONVENTIONS = (
     (("water", "river", "lake", "sea"), "#2171b5"),
     (("forest", "tree", "wood"), "#1b7837"),
@@ -39,8 +41,9 @@ def colors_for(names: Sequence[str]) -> list[str]:
 
 def customary(name: str) -> str | None:
     """Look up the colour that maps give to a thing of this name."""
-    for words, color in CONVENTIONS:
-        if any(word in name.lower() for word in words):
+    words = re.findall(r"[^\W\d_]+", name.lower())
+    for beginnings, color in CONVENTIONS:
+        if any(word == start or (len(start) > 3 and word.startswith(start)) for word in words for start in beginnings):
             return color
     return None
 

@@ -26,7 +26,7 @@ from pipeline.fingerprint import (
     relative,
     whole_config,
 )
-from pipeline.graph import LABELLED, Stage, check_signature
+from pipeline.graph import LABELLED, Stage, check_signature, check_stage
 from stages.errors import ArtifactError, ModelError, SettingError, TerrastageError
 
 _logger = logging.getLogger(__name__)
@@ -152,7 +152,9 @@ def _examined(area: Area, stage: Stage, steps: dict[str, Step], identities: Iden
     key = fingerprint.key
     basis = fingerprint.without_scenes({name: step.basis for name, step in above.items()}).key
     if manifest is None:
-        return Step(stage, "missing", (), fingerprint, key, basis)
+        return Step(
+            stage, "missing", (artifacts.absence(area.data / stage.writes, stage.name),), fingerprint, key, basis
+        )
     if manifest.key == key:
         return Step(stage, "fresh", (), fingerprint, key, basis, manifest)
     why = tuple(differences(stage.name, manifest.fingerprint, fingerprint))
@@ -207,6 +209,7 @@ def run(area: Area, target: str = "all", keep_model: bool = False) -> list[Done]
                 resources.enter_context(cluster.opened(area.settings.cluster))
                 opened = True
             done.append(Done(step.stage.name, _execute(area, step)))
+    _mark_kept(area, steps)
     return done
 
 
@@ -216,27 +219,31 @@ def _prepared(area: Area, target: str, keep_model: bool) -> list[Step]:
     artifacts.recover(area.data, tuple(stage.writes for stage in area.stages))
     if area.settings.sample is not None and fetch.fetch(area.settings.sample, area.root):
         _logger.info("fetched %s", relative(area.settings.sample.folder(area.root), area.root))
-    steps = survey(area, keep_model)
-    needed = chosen(area, steps, target)
-    for step in needed:
-        if step.state == "kept" and step.manifest is not None:
+    return chosen(area, survey(area, keep_model), target)
+
+
+def _mark_kept(area: Area, steps: list[Step]) -> None:
+    """Note for which scenes a model was kept, so that runs by hand keep it too, once a run with it has succeeded."""
+    for step in steps:
+        if step.state == "kept":
+            assert step.manifest is not None
             assert step.fingerprint is not None
             mark = replace(step.manifest, kept_for=step.fingerprint.key)
             if mark != step.manifest:
                 artifacts.write_manifest(area.data / step.stage.writes, mark)
-    return needed
 
 
 def chosen(area: Area, steps: list[Step], target: str) -> list[Step]:
-    """Choose the steps that bring ``target`` up to date, in order: itself and everything above it."""
+    """Choose the steps that bring ``target`` up to date, in order: itself and everything above it.
+
+    Raises:
+        SettingError: there is no such stage, or it is not run in this area.
+    """
+    check_stage(target, area.stages)
     by_artifact = {step.stage.writes: step for step in steps}
     if target == "all":
         return [step for step in steps if step.state != "skipped"]
-    wanted = next((step for step in steps if step.stage.name == target), None)
-    if wanted is None:
-        raise SettingError(
-            f"There is no stage {target}; the stages are {', '.join(stage.name for stage in area.stages)}, or all."
-        )
+    wanted = next(step for step in steps if step.stage.name == target)
     if wanted.state == "skipped":
         raise SettingError(f"Stage {target} is not run in area {area.name}: {wanted.why[0]}.")
     needed: set[str] = set()
@@ -370,10 +377,11 @@ def _say(step: Step, outcome: str, seconds: float | None = None) -> None:
 
 
 def clean(area: Area, target: str) -> list[str]:
-    """Remove the artifact of a stage, or all of them; names what was removed. Raw data is never touched."""
+    """Remove the artifact of a stage, or all of them; names what was removed. Raw data is never touched.
+
+    Raises:
+        SettingError: there is no such stage.
+    """
+    check_stage(target, area.stages)
     stages = [stage for stage in area.stages if target in ("all", stage.name)]
-    if not stages:
-        raise SettingError(
-            f"There is no stage {target}; the stages are {', '.join(stage.name for stage in area.stages)}, or all."
-        )
     return [stage.writes for stage in stages if artifacts.remove(area.data / stage.writes, stage.name)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import shlex
 import sys
 from pathlib import Path
@@ -17,7 +19,9 @@ def texts(root: Path, hour: int = 4) -> str:
     root = root.resolve()
     words = command(root)
     # In a crontab an unescaped % ends the command.
-    line = f"cd {shlex.quote(str(root))} && {shlex.join(words)} >> data/logs/cron.log 2>&1".replace("%", r"\%")
+    line = (
+        f"cd {shlex.quote(str(root))} && mkdir -p data/logs && {shlex.join(words)} >> data/logs/cron.log 2>&1"
+    ).replace("%", r"\%")
     return f"""\
 # crontab (add it with `crontab -e`): every day at {hour:02d}:00
 0 {hour} * * * {line}
@@ -28,6 +32,7 @@ Description=Map every area of {_unit(str(root))} that has new scenes
 
 [Service]
 Type=oneshot
+User={_unit(_user())}
 WorkingDirectory={_unit(str(root))}
 ExecStart={" ".join(_quoted(word) for word in words)}
 
@@ -42,6 +47,14 @@ Persistent=true
 [Install]
 WantedBy=timers.target
 """
+
+
+def _user() -> str:
+    """Name the user who asks, by number where the system knows no name: the artifacts are to stay that user's."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
 
 
 def _unit(text: str) -> str:

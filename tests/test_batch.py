@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from pipeline import batch, schedule
+from pipeline import batch
 from pipeline.lock import held
 from pipeline.runner import run, survey
 from stages.errors import BusyError
@@ -119,9 +120,72 @@ def test_a_run_by_hand_trains_on_new_scenes(toy: Toy) -> None:
     assert set(steps(toy).values()) == {"fresh"}
 
 
+OTHER_SCENES = {"scenes": ["raw/two.txt"]}
+
+
+def picky(toy: Toy) -> None:
+    """Make classify refuse a model that has not seen tiles without "one" in them."""
+    head = "out: Path, config: Config) -> None:\n"
+    toy.edit("train", head, f"{head}    (out / 'seen').write_text((tiles / 'tiles.txt').read_text())\n")
+    toy.edit(
+        "classify",
+        head,
+        f"""{head}
+    from stages.errors import ModelError
+    text = (tiles / "tiles.txt").read_text()
+    if "one" not in text and text != (model / "seen").read_text():
+        raise ModelError("The model does not fit the scenes.")
+""",
+    )
+
+
+def test_a_model_that_does_not_fit_new_scenes_is_trained_again_by_hand(toy: Toy) -> None:
+    picky(toy)
+    run(toy.area())
+    toy.config(ingest=OTHER_SCENES)
+    for _ in range(2):
+        assert lines(toy) == ["a failed The model does not fit the scenes."]
+        assert steps(toy)["train"] == "stale"
+    assert [done.stage for done in run(toy.area()) if done.seconds is not None] == [
+        "label", "train", "evaluate", "classify", "export"
+    ]  # fmt: skip
+    assert set(steps(toy).values()) == {"fresh"}
+
+
+def test_a_failed_batch_leaves_the_mark_of_the_last_good_one(toy: Toy) -> None:
+    picky(toy)
+    run(toy.area())
+    toy.config(ingest=NEW_SCENES)
+    assert lines(toy)[0].startswith("a mapped ingest, tile, classify, export in")
+    mark = toy.manifest("model")["kept_for"]
+    toy.config(ingest=OTHER_SCENES)
+    assert lines(toy) == ["a failed The model does not fit the scenes."]
+    assert toy.manifest("model")["kept_for"] == mark
+    toy.config(ingest=NEW_SCENES)
+    assert steps(toy)["train"] == "kept"
+
+
 def test_two_batches_never_overlap(toy: Toy) -> None:
     with held(toy.root / "data" / ".batch.lock", "batch", "x"), pytest.raises(BusyError, match="batch is in use"):
         lines(toy)
+
+
+def test_a_batch_may_wait_for_whoever_is_at_work(toy: Toy) -> None:
+    inside = threading.Event()
+    order: list[str] = []
+
+    def other() -> None:
+        with held(toy.data / ".lock", "area a", "terrastage run"):
+            inside.set()
+            time.sleep(0.3)
+            order.append("other")
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    inside.wait()
+    batch.run(toy.root, ("a",), lambda line: order.append(line.split()[1]), toy.stages, wait=True)
+    thread.join()
+    assert order == ["other", "mapped"]
 
 
 def test_an_area_in_use_is_a_failure_of_that_area(toy: Toy) -> None:
@@ -135,15 +199,3 @@ def test_an_area_in_use_is_a_failure_of_that_area(toy: Toy) -> None:
 def test_no_area_is_said(toy: Toy) -> None:
     toy.config(example=True)
     assert lines(toy) == ["There is no area to run: every config in configs/ is marked as an example."]
-
-
-def test_schedules_survive_any_folder_name(tmp_path: Path) -> None:
-    root = tmp_path / "my 100% maps"
-    root.mkdir()
-    text = schedule.texts(root)
-    line = next(line for line in text.splitlines() if line.startswith("0 4 * * * "))
-    words = shlex.split(line.removeprefix("0 4 * * * ").replace(r"\%", "%"))
-    assert words[1] == str(root)
-    assert words[-4:] == ["batch", ">>", "data/logs/cron.log", "2>&1"]
-    assert str(root) in words[words.index("--root") + 1]
-    assert "my 100%% maps" in next(line for line in text.splitlines() if line.startswith("ExecStart="))

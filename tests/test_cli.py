@@ -7,6 +7,8 @@ import json
 import logging
 import subprocess
 import sys
+import threading
+import time
 import zipfile
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import pytest
 from pipeline import console, fetch
 from pipeline.cli import main
 from pipeline.fetch import Sample
+from pipeline.lock import held
 from stages.errors import SceneError
 from stages.progress import report
 from tests.toys import Toy, make_toy
@@ -73,7 +76,8 @@ def test_graph_list_clean_and_schedule(toy: Toy, capsys: pytest.CaptureFixture[s
     assert said.endswith("removed data/a/tiles\n")
     command(toy, "schedule", "--hour", "3")
     said = capsys.readouterr().out
-    assert f"0 3 * * * cd {toy.root} && {sys.executable} -m pipeline.cli --root {toy.root} batch" in said
+    assert f"0 3 * * * cd {toy.root} && mkdir -p data/logs && " in said
+    assert f"&& {sys.executable} -m pipeline.cli --root {toy.root} batch >>" in said
     assert "OnCalendar=*-*-* 03:00:00" in said
 
 
@@ -89,6 +93,26 @@ def test_mistakes_exit_with_2_and_one_sentence(
     assert out == ""
     assert error.startswith("terrastage: ")
     assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("arguments", [["run"], ["clean", "all"], ["batch", "a"]])
+def test_whoever_is_told_to_wait_can(toy: Toy, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    area = [] if arguments[0] == "batch" else ["--area", "a"]
+    inside, order = threading.Event(), []
+
+    def other() -> None:
+        with held(toy.data / ".lock", "area a", "terrastage run"):
+            inside.set()
+            time.sleep(0.3)
+            order.append("other")
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    inside.wait()
+    assert command(toy, *arguments, *area, "--wait") == 0
+    order.append("asked")
+    thread.join()
+    assert order == ["other", "asked"]
 
 
 def test_a_mistake_in_a_stage_is_one_sentence_and_a_bug_a_traceback(toy: Toy) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.cluster import Local, Threads
 from pipeline.config import load_area
 from stages.errors import SettingError
 from tests.toys import Toy, make_toy
@@ -73,6 +74,9 @@ def test_a_change_below_a_value_is_refused(toy: Toy) -> None:
         ("cluster.kind=slurm", ["cluster.kind is slurm", "threads, local, address"]),
         ("cluster={kind: local, workers: 0}", ["cluster.workers is 0", "at least 1"]),
         ("cluster={kind: address, adress: tcp://a:1}", ["cluster.adress", "cluster.address"]),
+        ("cluster.threads=2", ["cluster.threads belongs to cluster.kind local"]),
+        ("cluster.address=tcp://a:1", ["cluster.address belongs to cluster.kind address"]),
+        ("cluster=local", ["cluster is \"local\"", "section"]),
         ("export.title=other", ["export.title", "top level"]),
     ],
 )  # fmt: skip
@@ -80,6 +84,34 @@ def test_a_wrong_setting_is_told_in_one_sentence(toy: Toy, change: str, words: l
     message = refused(toy, change)
     for word in words:
         assert word in message, message
+
+
+def test_a_cluster_without_a_kind_is_of_threads(toy: Toy) -> None:
+    assert toy.area("cluster.workers=2").settings.cluster == Threads(workers=2)
+    toy.config(cluster={"workers": 3})
+    assert toy.area().settings.cluster == Threads(workers=3)
+    assert toy.area("cluster.kind=local").settings.cluster == Local(kind="local", workers=3)
+
+
+def test_a_check_of_a_stage_speaks_for_itself(toy: Toy) -> None:
+    check = """
+    @field_validator("pad")
+    @classmethod
+    def _even(cls, pad: int) -> int:
+        if pad % 2:
+            raise ValueError(f"{pad} blanks cannot be halved; give an even number.")
+        return pad
+
+    @model_validator(mode="after")
+    def _fits(self):
+        if self.pad > self.memory:
+            raise ValueError(f"pad is {self.pad}, but memory holds {self.memory}; raise one")
+        return self
+"""
+    toy.edit("tile", "    memory: int = 1\n", f"    memory: int = 1\n{check}")
+    toy.edit("tile", "from pydantic import Field", "from pydantic import Field, field_validator, model_validator")
+    assert refused(toy, "tile.pad=3") == "tile.pad: 3 blanks cannot be halved; give an even number."
+    assert refused(toy, "tile.pad=2") == "tile: pad is 2, but memory holds 1; raise one."
 
 
 def test_a_missing_setting_is_named_with_its_meaning(toy: Toy) -> None:

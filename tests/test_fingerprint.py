@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.fingerprint import MISSING, Codes, Fingerprint, Identities, _parsed, differences, flattened
+from pipeline.fingerprint import MISSING, Codes, Fingerprint, Identities, _parsed, differences, flattened, hashed_config
 from pipeline.runner import survey
+from stages import ingest
 from stages.geo import identity
 from stages.geo.identity import content_identity
 from tests.toys import Toy, make_toy
@@ -161,6 +162,42 @@ def test_real_stages_import_each_other_never() -> None:
     names = {f"stages/{stage.name}.py" for stage in STAGES}
     for stage in STAGES:
         assert names & set(Codes().of(stage.module)) == {f"stages/{stage.name}.py"}
+
+
+# --- the key without scenes ------------------------------------------------------------------------------------------
+
+SCENES: list[dict[str, Any]] = [{"files": "raw/s2_{date}.tif", "scale": 0.0001, "nodata": 0}]
+
+
+def blind(*scenes: dict[str, Any], **settings: Any) -> str:
+    """The key of ingest that knows nothing of which scenes were read."""
+    config = ingest.Config.model_validate({"scenes": scenes or SCENES, "bands": {"red": 3}, **settings})
+    key = Fingerprint({}, hashed_config(ingest, config, Path("/root")), {}, {"raw/s2_2024.tif": "1"})
+    return key.without_scenes({}).key
+
+
+@pytest.mark.parametrize(
+    "scenes",
+    [
+        [{**SCENES[0], "files": "raw/other_{date}.tif"}],
+        [{**SCENES[0], "date": "2024-06-01"}],
+        [*SCENES, {**SCENES[0], "files": "more/s2_{date}.tif"}],
+    ],
+    ids=["files", "date", "one more"],
+)
+def test_other_scenes_of_the_same_kind_keep_a_model(scenes: list[dict[str, Any]]) -> None:
+    assert blind(*scenes) == blind()
+
+
+@pytest.mark.parametrize("change", [{"scale": 0.001}, {"offset": -0.1}, {"nodata": None}, {"bands": {"red": 4}}])
+def test_a_scene_that_is_read_in_another_way_keeps_no_model(change: dict[str, Any]) -> None:
+    assert blind({**SCENES[0], **change}) != blind()
+    assert blind(*SCENES, {**SCENES[0], **change}) != blind()
+    assert blind(*SCENES, {**SCENES[0], **change}) == blind({**SCENES[0], **change}, *SCENES)
+
+
+def test_other_bands_keep_no_model() -> None:
+    assert blind(bands={"red": 4}) != blind()
 
 
 # --- identities ------------------------------------------------------------------------------------------------------

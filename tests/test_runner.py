@@ -40,6 +40,7 @@ def why(toy: Toy, stage: str, *changes: str) -> list[str]:
 
 def test_a_run_makes_everything_and_a_second_one_nothing(toy: Toy) -> None:
     assert set(states(toy).values()) == {"missing"}
+    assert {step.why for step in survey(toy.area())} == {("there is none yet",)}
     assert ran(run(toy.area())) == ALL
     assert toy.text("map") == "Toy: |one| by model of labels, scored model of labels"
     before = {path: path.stat().st_mtime_ns for path in toy.data.rglob("*") if path.is_file()}
@@ -74,7 +75,10 @@ def test_a_damaged_artifact_is_made_again(toy: Toy) -> None:
     run(toy.area())
     (toy.data / "tiles" / "tiles.txt").write_text("")
     assert states(toy)["tile"] == "missing"
+    assert why(toy, "tile") == ["tiles.txt changed: 0 bytes, not the 5 it was made of"]
     assert ran(run(toy.area())) == ["tile"]
+    (toy.data / "tiles" / "tiles.txt").unlink()
+    assert why(toy, "tile") == ["has lost tiles.txt"]
 
 
 def test_the_manifest_records_what_made_the_artifact(toy: Toy) -> None:
@@ -124,8 +128,9 @@ def test_a_data_folder_that_cannot_be_made_is_told(toy: Toy) -> None:
 
 
 def test_an_unknown_stage_is_refused(toy: Toy) -> None:
-    with pytest.raises(SettingError, match="There is no stage tiles; the stages are ingest, tile"):
-        run(toy.area(), "tiles")
+    for act in (run, clean):
+        with pytest.raises(SettingError, match="There is no stage tiles; the stages are ingest, tile"):
+            act(toy.area(), "tiles")
 
 
 def test_cleaning_removes_one_artifact_and_no_raw_data(toy: Toy) -> None:
@@ -213,6 +218,8 @@ def test_a_stage_that_resumes_goes_on_where_it_was_killed(toy: Toy) -> None:
         return any(len(log.read_text().splitlines()) == 2 for log in toy.data.glob(f"{SCRATCH}/train-*/epochs.txt"))
 
     killed(toy, two_epochs, "train.pause=0.3", "train.epochs=6")
+    assert why(toy, "train", "train.epochs=6") == ["unfinished: its last run was stopped"]
+    assert why(toy, "evaluate", "train.epochs=6") == ["there is none yet"]
     run(toy.area("train.epochs=6"))
     lines = [line.split() for line in (toy.data / "model" / "epochs.txt").read_text().splitlines()]
     assert [int(epoch) for epoch, _ in lines] == list(range(6))
