@@ -59,8 +59,9 @@ $(CLEANS): clean-%: $(READY)
 env: $(READY) ## make .venv as requirements.lock says (every other target does, too)
 test: $(READY) ## the tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not real"
-test-real: $(READY) ## map the real sample and print its figures
+test-real: $(READY) ## map the real sample, check the map and print its figures
 	@$(TERRASTAGE) run --area carolina
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m real -s tests/test_real.py
 check: $(READY) ## format, lint, strict types, import contracts
 	@$(BIN)/ruff format --check
 	@$(BIN)/ruff check

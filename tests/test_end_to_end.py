@@ -7,26 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 from tests.worlds import World, make_world, patchwork, separable, small_world, textured
 
 STAGES = ["ingest", "tile", "label", "select", "augment", "train", "evaluate", "classify", "export"]
-ARTIFACTS = dict(
-    zip(STAGES, ["scenes", "tiles", "samples", "bands", "synthetic", "model", "scores", "classes", "map"], strict=True)
-)
-#: A setting that makes each stage stale, and as little above it as can be.
-CHANGES: dict[str, dict[str, Any]] = {
-    "ingest": {"ingest": {"scenes": [{"files": "scenes/scene_{date}.tif", "scale": 0.5}]}},
-    "tile": {"tile": {"resampling": "nearest"}},
-    "label": {"label": {"seed": 1}},
-    "select": {"label": {"seed": 1}},
-    "augment": {"label": {"seed": 1}},
-    "train": {"train": {"seed": 1}},
-    "evaluate": {"evaluate": {"overlap": 8}},
-    "classify": {"classify": {"overlap": 8}},
-    "export": {"export": {"min_area": 0.1}},
-}
 MODELS = ["rf", "svm", "mlp", "cnn", "unet"]
 #: Small enough for a test, large enough to learn these worlds.
 CHIPS = {"epochs": 2, "steps": 100, "batch": 4, "chip": 32, "average_turns": False}
@@ -133,54 +117,3 @@ def test_the_golden_map(tmp_path: Path) -> None:
     golden = Path(__file__).parent / "golden" / "classes.txt"
     drawn = "\n".join("".join(map(str, row)) for row in read_map(world)) + "\n"
     assert drawn == golden.read_text()
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_run_killed_in_a_stage_loses_nothing(tmp_path: Path, stage: str, finished: World) -> None:
-    import hashlib
-    import shutil
-    import subprocess
-    import sys
-
-    root = tmp_path / "copy"
-    shutil.copytree(finished.root, root)
-    world = World(root, finished.truth)
-
-    def hashes() -> dict[str, str]:
-        files = [p for p in world.data.rglob("*") if p.is_file() and p.relative_to(world.data).parts[0][0] != "."]
-        return {
-            str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files if "logs" not in p.parts
-        }
-
-    # The stage is made stale, and the process dies with its work done and not yet delivered.
-    world.change(**CHANGES[stage])
-    killer = (
-        "import functools, os, signal, sys\n"
-        f"import stages.{stage} as module\n"
-        "work = module.run\n"
-        "@functools.wraps(work)\n"
-        "def run(*args, **kwargs):\n"
-        "    work(*args, **kwargs)\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-        "module.run = run\n"
-        "from pipeline.cli import main\n"
-        "sys.exit(main(sys.argv[1:]))\n"
-    )
-    before = hashes()
-    command = [sys.executable, "-c", killer, "--root", str(root), "run", stage, "--area", "world"]
-    assert subprocess.run(command, check=False, capture_output=True, timeout=300).returncode == -9
-    written = f"data/world/{ARTIFACTS[stage]}/"
-    after = hashes()
-    assert {k: v for k, v in after.items() if k.startswith(written)} == {
-        k: v for k, v in before.items() if k.startswith(written)
-    }
-    world.run("run", stage, "--area", "world")
-    status = json.loads(world.run("status", "--area", "world", "--json").stdout)
-    assert {entry["stage"]: entry["state"] for entry in status}[stage] == "fresh"
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> World:
-    world = small_world(tmp_path_factory.mktemp("finished"), size=96, classes=2)
-    world.run("run", "--area", "world")
-    return world
