@@ -14,7 +14,7 @@ from stages.formats.tiles import Tiles
 from stages.formats.weights import chosen_folder, read_card
 from stages.geo.grid import Grid
 from stages.inference.blend import SCALE, UNITS, Band, top_class
-from stages.inference.predictor import BACKEND
+from stages.inference.predictor import BACKEND, check_values
 from stages.inference.stream import Finished, Stream, Streaming, bands_of, finished_rows, stream_of
 
 _logger = logging.getLogger(__name__)
@@ -40,6 +40,7 @@ def run(tiles: Path, model: Path, out: Path, config: Config) -> None:
     store, folder = Tiles(tiles), chosen_folder(model)
     card = read_card(folder)
     stream = stream_of(store, folder, config)
+    check_values(card, store)
     (out / maps.PARTS).mkdir(exist_ok=True)
     bands = bands_of(stream.layout, config)
     parts = [maps.part_path(out, band.top, band.bottom) for band in bands]

@@ -19,7 +19,7 @@ from stages.errors import ModelError
 from stages.formats.samples import DROPPED, UNLABELLED, Part, Role, Samples
 from stages.formats.scores import write_scores
 from stages.formats.tiles import Tiles
-from stages.formats.weights import CHOICE, fold_folder, read_card, read_choice
+from stages.formats.weights import CHOICE, chosen_folder, fold_folder, read_card, read_choice
 from stages.geo.grid import Window
 from stages.inference.blend import SCALE, UNITS, Band, Layout, probabilities_of, top_class
 from stages.inference.stream import Finished, Streaming, bands_of, finished_rows, stream_of
@@ -83,12 +83,17 @@ class Inputs:
     config: Config
 
     def candidates(self) -> tuple[str, tuple[str, ...]]:
-        """Name the model of the map, and all that were trained: one only where the folder is a bare model."""
+        """Name the model of the map, and all that were trained on these splits: it alone where it is from elsewhere."""
         if not (self.model / CHOICE).is_file():
             name = read_card(self.model).name
             return name, (name,)
         choice = read_choice(self.model)
-        return choice["chosen"], tuple(choice["candidates"])
+        return choice["chosen"], tuple(choice["candidates"]) if self.own else (choice["chosen"],)
+
+    @property
+    def own(self) -> bool:
+        """True where the models were trained with these very splits, false where they come from elsewhere."""
+        return (self.model / CHOICE).is_file() and read_choice(self.model)["split"] == self.samples.split
 
     def folder_of(self, name: str, fold: int | None) -> Path:
         """Find the model ``name`` that saw none of the labels asked for.
@@ -96,8 +101,8 @@ class Inputs:
         Raises:
             ModelError: it is incomplete, or maps other classes than the labels hold.
         """
-        folder = self.model
-        if (self.model / CHOICE).is_file():
+        folder = chosen_folder(self.model)
+        if self.own:
             folder = fold_folder(self.model, name, fold or 0, self.samples.crossed and fold is not None)
         card = read_card(folder)
         if card.class_names != self.samples.classes:
@@ -127,7 +132,7 @@ def run(tiles: Path, samples: Path, model: Path, out: Path, config: Config) -> N
         **test,
         "reference": config.reference,
         "estimates": estimates,
-        "pooled": POOLED if labels.crossed else None,
+        "pooled": POOLED if labels.crossed and inputs.own else None,
         "folds": labels.folds if labels.crossed else None,
         "independent": independent if independent["pixels"] else None,
     })  # fmt: skip

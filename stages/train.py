@@ -16,7 +16,7 @@ from pydantic import Field, field_validator, model_validator
 
 from stages.accuracy.calibration_error import bin_sums, classwise_error, top_label_error
 from stages.accuracy.confusion import confusion, scores_of
-from stages.errors import LabelError
+from stages.accuracy.merit import DESCRIPTION, Criterion, measure_of, merit
 from stages.formats.bands import read_bands
 from stages.formats.samples import Role, Samples
 from stages.formats.synthetic import read_synthetic
@@ -26,7 +26,7 @@ from stages.settings import STYLE_ONLY, MapClass, Settings
 from stages.training.recipes import Baseline, CnnRecipe, ForestRecipe, MlpRecipe, Recipe, UnetRecipe, VectorRecipe
 
 if TYPE_CHECKING:
-    from stages.training.fitted import Fitted, Task
+    from stages.training.fitted import Fitted, Hardware, Task
     from stages.training.ground import Ground, Split
     from stages.training.held import Held
 
@@ -37,9 +37,6 @@ RESUMES = True
 #: Colours, codes and the licence text are shown, not learned.
 COSMETIC = {**STYLE_ONLY, "attribution": True}
 Name = Literal["rf", "svm", "mlp", "cnn", "unet"]
-Criterion = Literal["both_accuracies", "overall_accuracy", "balanced_accuracy", "macro_f1", "loss"]
-#: Side of the cells in which the training ground is laid out, in pixels.
-CELL = 64
 #: Work in progress inside the stage's folder; gone from the finished artifact.
 WORK = ".work"
 
@@ -51,18 +48,12 @@ class Config(Settings):
     attribution: str = Field("", description="Licence and source of the data, kept with the model")
     models: tuple[Name, ...] = Field(("rf", "svm", "mlp", "cnn", "unet"), min_length=1, description="What to train")
     model: Name | None = Field(None, description="The map's model; none: the best of them on validation")
-    choose_by: Criterion = Field(
-        "both_accuracies",
-        description="What best on validation means; both_accuracies is the mean of overall and balanced accuracy, so "
-        "that neither large nor rare classes decide alone; loss is the calibrated one",
-    )
+    choose_by: Criterion = Field("both_accuracies", description=DESCRIPTION)
     seed: int = Field(0, ge=0, le=2**31, description="Seed of weights, chips and samples")
     epochs: int | None = Field(None, ge=1, le=10_000, description="Longest training of every network, in epochs")
     lr: float | None = Field(None, gt=0, le=1, description="Largest learning rate of every network")
     device: str = Field("auto", description="Lightning accelerator: auto, cpu, gpu, mps ...")
-    devices: int = Field(1, ge=1, description="Number of devices")
     precision: str = Field("32-true", description="Lightning precision: 32-true, bf16-mixed, 16-mixed ...")
-    strategy: str = Field("auto", description="Lightning strategy for several devices: auto, ddp, fsdp ...")
     accumulate: int = Field(1, ge=1, description="Batches whose gradients are added up before a step")
     rf: ForestRecipe = Field(default_factory=ForestRecipe, description="Random forest")
     svm: VectorRecipe = Field(default_factory=VectorRecipe, description="Support vector machine")
@@ -116,12 +107,13 @@ def run(tiles: Path, samples: Path, bands: Path, synthetic: Path, out: Path, con
     """Train every model in every fold, choose one, and refit it on all labels where there are folds."""
     drawn = read_synthetic(synthetic)
     assert not any(drawn.values()), f"synthetic samples {drawn} have no place in the training yet"
+    _check(config)
     job = Job(Tiles(tiles), Samples(samples), read_bands(bands), out, config)
     cards = _train_all(job)
     candidates: dict[str, dict[str, Any]] = {
         name: _pooled([card.metrics["validation"] for card in cards[name]]) for name in config.models
     }
-    chosen: str = config.model or max(candidates, key=lambda name: _merit(candidates[name], config.choose_by))
+    chosen: str = config.model or max(candidates, key=lambda name: merit(candidates[name], config.choose_by))
     note = f"best on validation by {config.choose_by}" if config.model is None else "named in the settings"
     if job.samples.crossed:
         _refit(job, chosen, cards[chosen])
@@ -129,13 +121,24 @@ def run(tiles: Path, samples: Path, bands: Path, synthetic: Path, out: Path, con
             f"; scores are pooled out of {job.samples.folds} folds, the map's model is refitted on all labels with "
             "the settings found there"
         )
-    write_choice(out, chosen, candidates, note)
+    write_choice(out, chosen, candidates, job.samples.split, note)
     shutil.rmtree(out / WORK, ignore_errors=True)
     _logger.info("%s makes the map (%s)\n%s", chosen, note, _table(candidates))
 
 
+def _check(config: Config) -> None:
+    """Refuse hardware that is not there before the first model is trained, and not after the second."""
+    from stages.models.table import NETWORKS
+    from stages.training.loop import check_hardware
+
+    if any(name in NETWORKS for name in config.models):
+        check_hardware(hardware_of(config))
+
+
 def _train_all(job: Job) -> dict[str, list[ModelCard]]:
     """Train what is not yet there: the cards of every model, one a fold."""
+    from stages.training.ground import lay_out
+
     cards: dict[str, list[ModelCard]] = {name: [] for name in job.config.models}
     for fold in range(job.samples.folds):
         ground: Ground | None = None
@@ -145,24 +148,6 @@ def _train_all(job: Job) -> dict[str, list[ModelCard]]:
                 _train(job, name, ground)
             cards[name].append(read_card(job.folder(name, fold)))
     return cards
-
-
-def lay_out(split: Split, folder: Path) -> Ground:
-    """Lay out the training ground, and refuse one that no classifier can learn from.
-
-    Raises:
-        LabelError: fewer than two classes have training pixels.
-    """
-    from stages.training.ground import Ground
-
-    ground = Ground(split, CELL, folder)
-    there = [name for name, pixels in zip(split.samples.classes, ground.pixels(), strict=True) if pixels]
-    if len(there) < 2:
-        raise LabelError(
-            f"Training pixels of {len(there)} classes ({', '.join(there) or 'none'}); at least two are needed: add "
-            "labels, or lower label.block, label.buffer or label.purity."
-        )
-    return ground
 
 
 def _train(job: Job, name: str, ground: Ground) -> None:
@@ -179,16 +164,16 @@ def _train(job: Job, name: str, ground: Ground) -> None:
 
 def task_of(config: Config, name: str, folder: Path, chosen: dict[str, Any] | None = None) -> Task:
     """Put together what a fit needs besides data and recipe."""
-    from stages.training.fitted import Hardware, Task
+    from stages.training.fitted import Task
 
-    hardware = Hardware(config.device, config.devices, config.precision, config.strategy, config.accumulate)
-    # A support vector machine gives no probabilities while it is tuned: what they would decide, overall accuracy does.
-    criterion = "overall_accuracy" if config.choose_by == "loss" else config.choose_by
+    return Task(name, config.seed, measure_of(config.choose_by), folder, hardware_of(config), chosen)
 
-    def measure(matrix: np.ndarray) -> float:
-        return _merit(scores_of(matrix), criterion)
 
-    return Task(name, config.seed, measure, folder, hardware, chosen)
+def hardware_of(config: Config) -> Hardware:
+    """Take the settings of device and precision out of the config."""
+    from stages.training.fitted import Hardware
+
+    return Hardware(config.device, config.precision, config.accumulate)
 
 
 def validate(fitted: Fitted, held: Held, classes: int) -> tuple[float, dict[str, Any]]:
@@ -227,8 +212,8 @@ def _save(job: Job, name: str, fold: int | None, fitted: Fitted, verdict: tuple[
         for index, label in enumerate(job.samples.classes)
     )
     write_card(aside, ModelCard(
-        name=name, kind=name, channels=job.channels, dates=tiles.dates, scaling=tiles.scaling,
-        resolution=tiles.grid.resolution, crs=tiles.grid.crs, classes=classes, margin=fitted.margin,
+        name=name, channels=job.channels, values=job.split(fold).values(), dates=tiles.dates, scaling=tiles.scaling,
+        resolution=tiles.grid.resolution, metres=tiles.grid.pixel_metres(), classes=classes, margin=fitted.margin,
         stride=fitted.stride, temperature=verdict[0], tta=fitted.tta,
         fingerprint=hashlib.sha256((aside / ONNX).read_bytes()).hexdigest(),
         settings={**config.recipe(name).model_dump(mode="json"), "seed": config.seed}, metrics=verdict[1],
@@ -241,6 +226,7 @@ def _save(job: Job, name: str, fold: int | None, fitted: Fitted, verdict: tuple[
 def _refit(job: Job, name: str, cards: list[ModelCard]) -> None:
     """Fit the chosen model on all labels: found settings by majority, lengths and temperature by median and mean."""
     from stages.training.classifiers import fit
+    from stages.training.ground import lay_out
 
     if (job.folder(name, None) / ITEM).is_file():
         return
@@ -255,11 +241,10 @@ def _refit(job: Job, name: str, cards: list[ModelCard]) -> None:
 
 def _agreed(found: list[dict[str, Any]]) -> dict[str, Any]:
     """One setting out of those of every fold: the median length or scale, otherwise the most frequent."""
-    agreed: dict[str, Any] = {}
-    for key in found[0]:
-        values = [entry[key] for entry in found]
-        agreed[key] = median(values) if key in ("epochs", "gain") else Counter(values).most_common(1)[0][0]
-    return agreed
+    measured = [key for key in found[0] if key in ("epochs", "gain")]
+    # Settings that were chosen together are voted on together: no fold may have wanted a mixture of two folds' choices.
+    choices = Counter(tuple(item for item in entry.items() if item[0] not in measured) for entry in found)
+    return {**dict(choices.most_common(1)[0][0]), **{key: median(entry[key] for entry in found) for key in measured}}
 
 
 def _pooled(scores: list[dict[str, Any]]) -> dict[str, Any]:
@@ -272,15 +257,6 @@ def _pooled(scores: list[dict[str, Any]]) -> dict[str, Any]:
         for key in ("loss", "ece_before", "ece", "classwise_ece")
     }
     return _finite({**overall, **means, "pixels": sum(pixels), "confusion": matrix.tolist()})
-
-
-def _merit(scores: dict[str, Any], criterion: str) -> float:
-    """How good scores are by a criterion; larger is better, undefined is worst."""
-    keys = {"both_accuracies": ("overall_accuracy", "balanced_accuracy")}.get(criterion, (criterion,))
-    values = [scores[key] for key in keys]
-    if any(value is None or np.isnan(value) for value in values):
-        return -np.inf
-    return float(-mean(values) if criterion == "loss" else mean(values))
 
 
 def _finite(scores: dict[str, Any]) -> dict[str, Any]:

@@ -69,8 +69,8 @@ def make(root: Path, area: Area) -> Made:
         folder.mkdir(parents=True)
     write_tiles(root / "tiles", area)
     write_layers(root / "classes", area)
-    write_models(root / "model", area)
     write_samples(root / "samples", area)
+    write_models(root / "model", area)
     write_scores(root / "scores", area.scores or scores_of(area))
     return made
 
@@ -103,14 +103,20 @@ def write_models(folder: Path, area: Area) -> None:
     for kind in ("rf", "unet"):
         (folder / kind).mkdir()
         values: dict[str, Any] = {
-            "name": kind, "kind": kind, "channels": area.bands, "dates": ("2000",), "scaling": "digital numbers",
-            "resolution": area.grid.resolution, "crs": area.grid.crs, "classes": classes, "margin": 0, "stride": 1,
+            "name": kind, "channels": area.bands, "dates": ("2000",), "scaling": "digital numbers",
+            "resolution": area.grid.resolution, "metres": area.grid.pixel_metres(), "classes": classes, "margin": 0, "stride": 1,
             "temperature": 1.0, "tta": False, "fingerprint": "0123456789abcdef", "settings": {"epochs": 5},
             "curves": curves if kind == "unet" else {}, **area.card,
         }  # fmt: skip
         write_card(folder / kind, ModelCard(**values))
         (folder / kind / ONNX).write_bytes(b"")
-    write_choice(folder, "unet", {"rf": {}, "unet": {}}, "unet has the highest macro F1 on validation.")
+    write_choice(
+        folder,
+        "unet",
+        {"rf": {}, "unet": {}},
+        Samples(folder.parent / "samples").split,
+        "unet has the highest macro F1 on validation.",
+    )
 
 
 def write_samples(folder: Path, area: Area) -> None:

@@ -35,8 +35,8 @@ def card_of(classes: int, channels: int, /, **changes: Any) -> ModelCard:
     """Describe a model that fits `write_tiles`."""
     entries = tuple({"name": f"c{k}", "code": k + 1, "color": COLORS[k % len(COLORS)]} for k in range(classes))
     values: dict[str, Any] = {
-        "name": "tiny", "kind": "tiny", "channels": BANDS[:channels], "dates": ("2020",),
-        "scaling": "digital numbers", "resolution": 10.0, "crs": "EPSG:32633", "classes": entries,
+        "name": "tiny", "channels": BANDS[:channels], "dates": ("2020",),
+        "scaling": "digital numbers", "resolution": 10.0, "metres": 10.0, "classes": entries,
         "margin": 0, "stride": 1, "temperature": 1.0, "tta": False, "fingerprint": "0123456789abcdef",
     }  # fmt: skip
     return ModelCard(**(values | changes))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from stages.errors import LeakError
 from stages.formats.samples import UNLABELLED, Part, Role, Samples
 from stages.training import ground as ground_module
+from stages.training import held as held_module
 from stages.training.chips import Chips
 from stages.training.ground import Ground
 from stages.training.held import gather
@@ -133,6 +134,22 @@ def test_held_out_pixels_come_with_all_their_surroundings(laid: Laid) -> None:
     assert (parts[held.block[held.at]] == Part.VALIDATION).all()
     # Any pixel may be read at prediction: training blocks are in the windows too.
     assert held.valid.sum() > (split.samples.part(0, split.tiles.grid.whole) == Part.VALIDATION).sum()
+
+
+def test_held_out_ground_is_pooled_in_the_squares_of_the_map(laid: Laid) -> None:
+    # A halo of 5 pixels is widened to 8, so that windows begin at multiples of the stride as a map's do.
+    split = laid.split()
+    held, whole = gather(split, Role.VALIDATION, 5, 4), split.read(split.tiles.grid.whole)[0]
+    for image, at in zip(held.image, held.at, strict=True):
+        row, col = np.argwhere(at)[0]
+        there = np.argwhere(whole[0] == image[0, row, col])[0]
+        assert ((there - (row, col)) % 4).tolist() == [0, 0]
+
+
+def test_memory_bounds_the_windows_of_scattered_labels(laid: Laid, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(gather(laid.split(), Role.VALIDATION, 8).labels) > 1
+    monkeypatch.setattr(held_module, "BYTES", 1)
+    assert len(gather(laid.split(), Role.VALIDATION, 8).labels) == 1
 
 
 def test_a_few_windows_stand_for_many(laid: Laid) -> None:

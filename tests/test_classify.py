@@ -206,7 +206,7 @@ def test_the_chosen_model_of_an_artifact_makes_the_map(tmp_path: Path) -> None:
     write_tiles(tmp_path / "tiles", np.ones((2, 20, 20)))
     write_network(tmp_path / "model" / "one", np.zeros((2, 2, 1, 1)), bias=(1, 0), name="one")
     write_network(tmp_path / "model" / "two", np.zeros((2, 2, 1, 1)), bias=(0, 1), name="two")
-    write_choice(tmp_path / "model", "two", {"one": {}, "two": {}})
+    write_choice(tmp_path / "model", "two", {"one": {}, "two": {}}, split="any")
     out = _run(tmp_path / "tiles", tmp_path / "model", tmp_path / "out")
     assert maps.read_meta(out)["model"] == "two"
     assert (_layer(out, maps.CLASSES) == 1).all()

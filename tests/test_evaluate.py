@@ -19,7 +19,7 @@ from stages.formats import maps
 from stages.formats.samples import DROPPED, UNLABELLED, Part, Role, Samples
 from stages.formats.scores import FILE, read_scores
 from stages.formats.tiles import Tiles
-from stages.formats.weights import write_choice
+from stages.formats.weights import CHOICE, write_choice
 from tests.networks import write_network, write_samples, write_tiles
 
 #: class k where channel k is the highest
@@ -34,12 +34,15 @@ def _image(classes: np.ndarray) -> np.ndarray:
 def _model(folder: Path, names: tuple[str, ...] = ("tiny",), **card: Any) -> Path:
     for name in names:
         write_network(folder / name, HIGHEST, name=name, **card)
-    write_choice(folder, names[-1], {name: {} for name in names})
+    write_choice(folder, names[-1], {name: {} for name in names}, split="elsewhere")
     return folder
 
 
-def _scores(root: Path, **settings: int) -> dict[str, Any]:
-    """Evaluate the artifacts under a folder."""
+def _scores(root: Path, own: bool = True, **settings: int) -> dict[str, Any]:
+    """Evaluate the artifacts under a folder, the models being trained with its samples, or elsewhere."""
+    choice = root / "model" / CHOICE
+    if choice.is_file() and own:
+        choice.write_text(json.dumps(json.loads(choice.read_text()) | {"split": Samples(root / "samples").split}))
     out = root / "scores"
     out.mkdir(exist_ok=True)
     config = evaluate.Config(**{"window": 32, "overlap": 8, "replicates": 200} | settings)
@@ -160,7 +163,10 @@ def test_folds_are_pooled_and_each_is_scored_by_the_model_that_did_not_see_it(tm
         write_network(tmp_path / "model" / "folds" / str(fold) / "tiny", np.zeros((2, 3, 1, 1)), bias=(0, 9))
     # The refitted model is always right, and must not be asked.
     write_network(tmp_path / "model" / "tiny", HIGHEST[:2])
-    write_choice(tmp_path / "model", "tiny", {"tiny": {}})
+    write_choice(tmp_path / "model", "tiny", {"tiny": {}}, split="elsewhere")
+    elsewhere = _scores(tmp_path, own=False)
+    assert elsewhere["models"]["tiny"]["overall_accuracy"]["value"] == 1.0
+    assert elsewhere["pooled"] is None
     found = _scores(tmp_path)
     assert found["pixels"] == target.size
     assert found["folds"] == 2
@@ -178,6 +184,8 @@ def test_the_independent_test_set_is_scored_apart_by_the_model_of_the_map(tmp_pa
     write_samples(tmp_path / "samples", Tiles(tmp_path / "tiles").grid, mapped, block=8, role=roles,
                   independent=independent)  # fmt: skip
     _model(tmp_path / "model", ("one", "two"))
+    # Of models trained elsewhere only the map's is asked: what the others held out is not known here.
+    assert set(_scores(tmp_path, own=False)["models"]) == {"two", "majority"}
     found = _scores(tmp_path)
     assert found["best"] == "two"
     assert found["pixels"] == 24 * 24 - 52

@@ -25,7 +25,7 @@ from stages.inference.blend import (
     top_class,
     weights,
 )
-from stages.inference.predictor import Predictor, check_fit, load
+from stages.inference.predictor import Predictor, check_fit, check_values, load
 from stages.inference.stream import Streaming, bands_of, finished_rows, stream_of
 from tests.networks import card_of, softmax, write_graph, write_network, write_tiles, write_window_mean
 
@@ -193,7 +193,7 @@ def test_a_model_is_loaded_once_until_its_file_changes(tmp_path: Path) -> None:
         ({"channels": ("red", "blue")}, "blue missing"),
         ({"channels": ("nir", "red")}, "in the order nir, red"),
         ({"scaling": "scaled"}, "trained on scaled values, but the tiles hold digital numbers"),
-        ({"resolution": 20.0}, "resolution of 20, but the tiles have 10"),
+        ({"metres": 20.0}, "pixels of 20 m, but those of the tiles measure 10"),
     ],
 )
 def test_tiles_that_do_not_fit_are_refused(tmp_path: Path, change: dict[str, object], sentence: str) -> None:
@@ -202,6 +202,25 @@ def test_tiles_that_do_not_fit_are_refused(tmp_path: Path, change: dict[str, obj
     with pytest.raises(ModelError, match=sentence) as caught:
         check_fit(card_of(2, 2, **change), tiles)
     assert "\n" not in str(caught.value)
+
+
+def test_values_on_another_scale_are_refused(tmp_path: Path) -> None:
+    reflectance = np.random.default_rng(0).uniform(0.02, 0.4, (2, 64, 64))
+    learnt = {"values": ((0.02, 0.2, 0.4), (0.02, 0.2, 0.4))}
+    numbers = np.stack([reflectance[0], 10_000 * reflectance[1]])
+    check_values(card_of(2, 2, **learnt), write_tiles(tmp_path / "alike", reflectance))
+    check_values(card_of(2, 2), write_tiles(tmp_path / "unknown", numbers))
+    with pytest.raises(ModelError, match="nir runs from 250.* but model tiny learnt from 0.02 to 0.4"):
+        check_values(card_of(2, 2, **learnt), write_tiles(tmp_path / "numbers", numbers))
+    with pytest.raises(ModelError, match="scaled otherwise"):
+        check_values(card_of(2, 2, **learnt), write_tiles(tmp_path / "tiny", reflectance / 10_000))
+
+
+def test_pixels_are_compared_on_the_ground(tmp_path: Path) -> None:
+    # 10 units of Web Mercator measure 6.6 m at 49 degrees north.
+    tiles = write_tiles(tmp_path / "tiles", np.ones((2, 8, 8)), crs="EPSG:3857", left=1e6, top=6_274_861.0)
+    with pytest.raises(ModelError, match="trained on pixels of 10 m, but those of the tiles measure 6.5"):
+        check_fit(card_of(2, 2), tiles)
 
 
 def test_broken_models_are_refused(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ LEGEND = (
 
 def card_of(*classes):
     return ModelCard(
-        name="rf", kind="rf", channels=("b1",), dates=("",), scaling="scaled", resolution=10.0, crs="EPSG:32633",
+        name="rf", channels=("b1",), dates=("",), scaling="scaled", resolution=10.0, metres=10.0,
         classes=tuple(classes), margin=0, stride=1, temperature=1.0, tta=False, fingerprint="f",
     )  # fmt: skip
 

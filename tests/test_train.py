@@ -11,11 +11,12 @@ import pytest
 from pydantic import ValidationError
 
 from stages import train
-from stages.errors import LabelError
+from stages.errors import LabelError, ModelError, SettingError
 from stages.formats.samples import Role, Samples
 from stages.formats.weights import ONNX, WEIGHTS, chosen_folder, read_card, read_choice
 from stages.training import calibration, loop
 from stages.training.classifiers import fit, gather_for
+from stages.training.ground import lay_out
 from stages.training.recipes import CnnRecipe, ForestRecipe, MlpRecipe, Recipe, UnetRecipe, VectorRecipe
 from tests.training_worlds import Laid, lay, quick
 from tests.worlds import patchwork, separable
@@ -177,17 +178,42 @@ def test_one_class_alone_is_refused_in_a_sentence(tmp_path: Path) -> None:
     whole = laid.split().tiles.grid.whole
     Samples.write(tmp_path / "samples", whole, role=np.where(truth == 0, laid.split().samples.read("role", whole), 0))
     with pytest.raises(LabelError, match=r"1 classes \(class 0\); at least two are needed"):
-        train.lay_out(laid.split(), tmp_path / "ground")
+        lay_out(laid.split(), tmp_path / "ground")
 
 
 @pytest.mark.parametrize(
     "changes",
     [{"models": ("rf", "rf")}, {"model": "svm", "models": ("rf",)}, {"models": ()}, {"epochs": 0}, {"lr": -1.0},
-     {"rf": {"windows": (4,)}}, {"unet": {"depht": 3}}, {"choose_by": "luck"}],
+     {"rf": {"windows": (4,)}}, {"unet": {"depht": 3}}, {"choose_by": "luck"}, {"unet": {"chip": 50}}],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         train.Config(**changes)
+
+
+def test_settings_chosen_together_are_agreed_on_together() -> None:
+    # Cost 10 and gamma 0.25 are each the most frequent, but no fold chose them together.
+    found = [(1.0, 0.25, 2.0), (1.0, 0.25, 4.0), (10.0, 0.06, 9.0), (10.0, 0.5, 5.0), (10.0, 1.0, 5.0)]
+    agreed = train._agreed([{"cost": c, "gamma": g, "gain": gain} for c, g, gain in found])
+    assert agreed == {"cost": 1.0, "gamma": 0.25, "gain": 5.0}
+
+
+def test_a_device_that_is_not_there_is_refused_before_anything_is_trained(
+    laid: Laid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "_train_all", lambda _: pytest.fail("training began"))
+    for change in ({"device": "tpu"}, {"device": "nonsense"}, {"precision": "17-bit"}):
+        with pytest.raises(SettingError, match="cannot be used on this machine") as caught:
+            laid.train(tmp_path / "out", config(laid, **change))
+        assert "\n" not in str(caught.value)
+
+
+def test_a_diverged_training_is_told_in_a_sentence(laid: Laid) -> None:
+    recipe = quick(MlpRecipe(width=8), lr=1.0, epochs=1)
+    held = gather_for("mlp", recipe, laid.split(), Role.VALIDATION)
+    training = loop.Training(loop.build("mlp", laid.ground(), recipe, 0), laid.ground(), held, recipe, laid.task("mlp"))
+    with pytest.raises(ModelError, match="training of mlp diverged"):
+        training.kept()
 
 
 def test_common_settings_reach_every_network_and_no_baseline() -> None:

@@ -313,7 +313,7 @@ def _origin(report: Report) -> str:
     entries = [
         ("data", report.attribution),
         ("model's training data", report.card.attribution if report.card.attribution != report.attribution else ""),
-        ("model", f"{report.card.name} ({report.card.kind}), {report.card.fingerprint}"),
+        ("model", f"{report.card.name}, {report.card.fingerprint}"),
         ("channels", ", ".join(report.card.channels)),
         ("model settings", settings),
         *report.provenance.items(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from enum import IntEnum
 from pathlib import Path
@@ -76,6 +77,11 @@ class Samples:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_arrays": {}}
+
+    @property
+    def split(self) -> str:
+        """Name these very labels and their division into splits by a hash: what a model was not trained on."""
+        return hashlib.sha256((self.folder / SUMMARY).read_bytes()).hexdigest()[:16]
 
     @staticmethod
     def layout(folder: Path, grid: Grid, folds: int) -> None:

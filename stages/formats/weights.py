@@ -32,21 +32,23 @@ class ModelCard:
     float32 (n, 1, y, x), and gives `logits` float32 (n, class, y, x), corrected to the training prior but not
     yet divided by ``temperature``. ``margin`` is the number of pixels around a pixel that its logits depend on
     (the receptive field is 2 * margin + 1); ``stride`` is what height and width must be multiples of.
+    ``resolution`` is in units of the CRS and ``metres`` on the ground; ``values`` holds the 1st, 50th and 99th
+    percentile of every channel over the training pixels, nothing where they are not known.
     """
 
     name: str
-    kind: str
     channels: tuple[str, ...]
     dates: tuple[str, ...]
     scaling: str
     resolution: float
-    crs: str
+    metres: float
     classes: tuple[dict[str, Any], ...]
     margin: int
     stride: int
     temperature: float
     tta: bool
     fingerprint: str
+    values: tuple[tuple[float, ...], ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     curves: dict[str, list[float]] = field(default_factory=dict)
@@ -89,7 +91,7 @@ def write_card(folder: Path, card: ModelCard) -> None:
         "properties": {
             "datetime": None,
             "mlm:name": card.name,
-            "mlm:architecture": card.kind,
+            "mlm:architecture": card.name,
             "mlm:framework": "ONNX",
             "mlm:tasks": ["semantic-segmentation"],
             "mlm:input": [inputs],
@@ -127,13 +129,18 @@ def read_card(folder: Path) -> ModelCard:
     return card
 
 
-def write_choice(folder: Path, chosen: str, candidates: dict[str, Any], note: str = "") -> None:
-    """Write which model makes the map and why; ``candidates`` maps each name to its validation scores."""
-    (folder / CHOICE).write_text(json.dumps({"chosen": chosen, "note": note, "candidates": candidates}, indent=1))
+def write_choice(folder: Path, chosen: str, candidates: dict[str, Any], split: str, note: str = "") -> None:
+    """Write which model makes the map and why.
+
+    ``candidates`` maps each name to its validation scores; ``split`` tells by `Samples.split` which labels were held
+    out of the training.
+    """
+    choice = {"chosen": chosen, "note": note, "split": split, "candidates": candidates}
+    (folder / CHOICE).write_text(json.dumps(choice, indent=1))
 
 
 def read_choice(folder: Path) -> dict[str, Any]:
-    """Read which model makes the map (`chosen`), a `note`, and the `candidates` with their validation scores."""
+    """Read which model makes the map (`chosen`), a `note`, the `split`, and the `candidates` with their scores."""
     choice: dict[str, Any] = json.loads((folder / CHOICE).read_text())
     return choice
 

@@ -15,8 +15,10 @@ from stages.formats.tiles import Tiles
 from stages.formats.weights import ONNX, ModelCard, read_card
 
 BACKEND = "onnxruntime-cpu"
-#: Resolutions that differ by less than this share are the same.
-SAME_RESOLUTION = 1e-3
+#: Pixels whose sides on the ground differ by less than this share are alike: projections differ by a few per cent.
+SAME_RESOLUTION = 0.05
+#: Tiles looked at for the range of their values, and by how many times the training's range they may differ from it.
+TILES_LOOKED_AT, NEAR, ALIKE = 16, 3.0, 100.0
 _loading = threading.Lock()
 
 
@@ -26,8 +28,8 @@ def load(folder: Path) -> Predictor:
     Raises:
         ModelError: the folder has no complete model, or its network cannot be read.
     """
-    card_free = Path(folder) / ONNX
-    stat = card_free.stat() if card_free.is_file() else None
+    network = Path(folder) / ONNX
+    stat = network.stat() if network.is_file() else None
     with _loading:  # threads of one process share the session instead of each loading it
         return _load(Path(folder), stat and (stat.st_mtime_ns, stat.st_size, stat.st_ino))
 
@@ -55,23 +57,56 @@ def check_fit(card: ModelCard, tiles: Tiles) -> None:
             f"model {card.name} was trained on {card.scaling} values, but the tiles hold {tiles.scaling} values; "
             "map scenes that are scaled alike, or train a model on these."
         )
-    if abs(card.resolution - tiles.grid.resolution) > SAME_RESOLUTION * card.resolution:
+    metres = tiles.grid.pixel_metres()
+    if abs(card.metres - metres) > SAME_RESOLUTION * card.metres:
         raise ModelError(
-            f"model {card.name} was trained at a resolution of {card.resolution:g}, but the tiles have "
-            f"{tiles.grid.resolution:g}; set grid.resolution to {card.resolution:g} or train a model on these."
+            f"model {card.name} was trained on pixels of {card.metres:.4g} m, but those of the tiles measure "
+            f"{metres:.4g} m on the ground; set grid.resolution to match or train a model on these."
         )
+
+
+def check_values(card: ModelCard, tiles: Tiles) -> None:
+    """Refuse tiles whose values are on another scale than those that a model learnt from.
+
+    Raises:
+        ModelError: some channel lies far outside the training's values, or spreads a hundred times more or less.
+    """
+    found = _percentiles(tiles, [tiles.channels.index(name) for name in card.channels])
+    if found is None or not card.values:
+        return
+    for name, (low, middle, high), (first, _, last) in zip(card.channels, found, card.values, strict=True):
+        spread, learnt = high - low, last - first
+        near = first - NEAR * learnt <= middle <= last + NEAR * learnt
+        alike = learnt / ALIKE <= spread <= learnt * ALIKE
+        if not (near and alike):
+            raise ModelError(
+                f"{name} runs from {low:.4g} to {high:.4g} in the tiles, but model {card.name} learnt from {first:.4g} "
+                f"to {last:.4g} (1st to 99th percentile): they are scaled otherwise; set scale and offset of "
+                "ingest.scenes as they were in the training, or train a model on these."
+            )
+
+
+def _percentiles(tiles: Tiles, places: list[int]) -> np.ndarray | None:
+    """Find the 1st, 50th and 99th percentile of some channels in tiles all over the grid: (channel, 3)."""
+    windows = [window for _, _, window in tiles.grid.tiles()]
+    parts = []
+    for window in windows[:: -(-len(windows) // TILES_LOOKED_AT)]:
+        image, valid = tiles.read_channels(window)
+        parts.append(image[places][:, valid])
+    values = np.concatenate(parts, axis=1)
+    return np.percentile(values, (1, 50, 99), axis=1).T if values.size else None
 
 
 class Predictor:
     """A model's card and its network, ready to run; safe to call from several threads."""
 
-    def __init__(self, folder: Path, threads: int = 1) -> None:
+    def __init__(self, folder: Path) -> None:
         import onnxruntime as ort
 
         self.card = read_card(folder)
         options = ort.SessionOptions()
         # One thread a call: parallel work is Dask's, and sums inside the network keep one order.
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         options.use_deterministic_compute = True
         options.log_severity_level = 3

@@ -12,9 +12,9 @@ class KernelMachine(nn.Module):
     """One-against-one machines on a Gaussian kernel (Cortes and Vapnik 1995), combined into one value a class.
 
     Every pair of classes has its own decision value; a class's value is the number of pairs it wins, plus a
-    bounded share of its summed margins that orders classes of equal votes. ``weights`` is (vectors, pairs) and
-    ``pairs`` (pairs, 2), the first class of a pair winning where its decision value is positive. Only classes
-    named in ``pairs`` can win; the others keep the value ``-classes``.
+    bounded share of its summed margins that orders classes of equal votes. ``weights`` is (vectors, pairs); a
+    pair's column of ``wins`` (pairs, classes) is +1 at the class that wins where its decision value is positive and
+    -1 at the other. ``absent`` (classes,) is added at last: 0, or far below it for a class no training pixel shows.
     """
 
     vectors: Tensor

@@ -26,7 +26,7 @@ class Chips(Dataset[Batch]):
         self.ground = ground
         self.recipe = recipe
         self.seed = (seed, epoch)
-        self._turner = augmentation.turner() if recipe.turn else None
+        self._mover = augmentation.mover(recipe)
         counts = ground.counts[tuple(ground.places.T)].astype(np.float64)
         self._cells = counts.sum(axis=1).cumsum()
         self._cells_of = counts.cumsum(axis=0)
@@ -53,10 +53,10 @@ class Chips(Dataset[Batch]):
         low, high = size // 4, size - size // 4
         down, right = (int(step) for step in rng.integers(low, high, size=2))
         image, valid, labels = self.ground.cut(row - down, col - right, size)
-        if self._turner is not None:
+        if self._mover is not None:
             seed = int(rng.integers(2**31))
-            image, (valid, labels) = augmentation.turn(self._turner, image, [valid.view(np.uint8), labels], seed)
-        return np.ascontiguousarray(image), valid.astype(bool), np.ascontiguousarray(labels)
+            image, valid, labels = augmentation.move(self._mover, image, valid, labels, seed)
+        return image, valid, labels
 
     def _pixel(self, rng: np.random.Generator) -> tuple[int, int]:
         """Row and column on the grid of one labelled pixel."""

@@ -12,7 +12,7 @@ from stages.training.fitted import Fitted, Task
 from stages.training.forest import fit_forest
 from stages.training.ground import Ground, Split
 from stages.training.held import Held, gather
-from stages.training.loop import SHAPE, fit_network
+from stages.training.loop import fit_network
 from stages.training.recipes import Baseline, Recipe
 from stages.training.vectors import fit_vectors
 
@@ -27,8 +27,7 @@ def surroundings(name: str, recipe: Baseline | Recipe) -> tuple[int, int]:
     """Margin and stride in pixels that a classifier's images need."""
     if isinstance(recipe, Baseline):
         return max(recipe.windows, default=1) // 2, 1
-    shape = {key: value for key, value in recipe.model_dump().items() if key in SHAPE}
-    network: Any = NETWORKS[name](1, 2, **shape)
+    network: Any = NETWORKS[name](1, 2, **recipe.shape())
     return int(network.margin), int(network.stride)
 
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from stages.training.held import Held
 
-#: Says how good a confusion matrix (K, K), rows = reference, is; larger is better.
-Measure = Callable[[np.ndarray], float]
+#: Says how good a map is, from reference and mapped class indices (pixels,) each; larger is better.
+Measure = Callable[[np.ndarray, np.ndarray], float]
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,7 @@ class Hardware:
     """Where and how networks are trained, in Lightning's words."""
 
     device: str = "auto"
-    devices: int = 1
     precision: str = "32-true"
-    strategy: str = "auto"
     accumulate: int = 1
 
 
@@ -63,9 +61,3 @@ class Fitted(Protocol):
 
     def export(self, folder: Path) -> None:
         """Write `model.onnx`, and `weights.safetensors` for a network."""
-
-
-def tally(reference: np.ndarray, mapped: np.ndarray, classes: int) -> np.ndarray:
-    """Confusion matrix (K, K) of class indices, rows = reference."""
-    pairs = reference.astype(np.int64) * classes + mapped
-    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)

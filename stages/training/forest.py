@@ -11,7 +11,7 @@ from stages.formats.weights import ONNX
 from stages.models.classifier import Normalise
 from stages.models.context import Context, Rows
 from stages.training import calibration
-from stages.training.fitted import Found, Task, tally
+from stages.training.fitted import Found, Task
 from stages.training.ground import Ground
 from stages.training.held import Held
 from stages.training.onnx_file import LEAST, export_forest
@@ -77,7 +77,7 @@ def fit_forest(ground: Ground, held: Held | None, recipe: ForestRecipe, task: Ta
             scores = {}
             for leaf in recipe.leaf:
                 trial = _grow(rows, labels, trial_recipe, leaf, task.seed)
-                scores[leaf] = task.measure(tally(reference, trial.predict(test), classes))
+                scores[leaf] = task.measure(reference, trial.predict(test))
             chosen = {"leaf": max(scores, key=lambda leaf: scores[leaf])}
     forest = _grow(rows, labels, recipe, int(chosen["leaf"]), task.seed)
     fitted = FittedForest(features, forest, classes, Found(chosen))

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.errors import LeakError
+from stages.errors import LabelError, LeakError
 from stages.formats.samples import UNLABELLED, Role, Samples
 from stages.formats.tiles import Tiles
 from stages.geo.grid import Grid, Window
 from stages.training.splits import check_training_input
 
+#: Side of the cells in which the ground is laid out, in pixels.
+CELL = 64
 #: Above this many bytes the ground lies in a memory-mapped file instead of memory.
 IN_MEMORY = 1 << 30
 
@@ -40,6 +42,11 @@ class Split:
         """Mean and deviation of every chosen channel over the valid training pixels."""
         statistics = self.samples.statistics(self.fold)
         return tuple([statistics[name][i] for i in self.picked] for name in ("mean", "std"))  # type: ignore[return-value]
+
+    def values(self) -> tuple[tuple[float, ...], ...]:
+        """1st, 50th and 99th percentile of every chosen channel over the valid training pixels."""
+        levels = self.samples.statistics(self.fold)["percentiles"]
+        return tuple(tuple(levels[level][i] for level in ("1", "50", "99")) for i in self.picked)
 
     def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """Read an image for prediction, any pixel: float32 (channel, y, x) and bool (y, x)."""
@@ -126,6 +133,22 @@ class Ground:
     def _slot(self, row: int, col: int) -> int:
         inside = 0 <= row < self.slot.shape[0] and 0 <= col < self.slot.shape[1]
         return int(self.slot[row, col]) if inside else -1
+
+
+def lay_out(split: Split, folder: Path) -> Ground:
+    """Lay out the training ground, and refuse one that no classifier can learn from.
+
+    Raises:
+        LabelError: fewer than two classes have training pixels.
+    """
+    ground = Ground(split, CELL, folder)
+    there = [name for name, pixels in zip(split.samples.classes, ground.pixels(), strict=True) if pixels]
+    if len(there) < 2:
+        raise LabelError(
+            f"Training pixels of {len(there)} classes ({', '.join(there) or 'none'}); at least two are needed: add "
+            "labels, or lower label.block, label.buffer or label.purity."
+        )
+    return ground
 
 
 def cell_window(row: int, col: int, side: int, grid: Grid) -> Window:

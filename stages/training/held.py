@@ -1,4 +1,4 @@
-"""The validation pixels of a fold with all the surroundings a model may read, in windows of one shape."""
+"""The validation or test pixels of a fold with all the surroundings a model may read, in windows of one shape."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ from stages.training.ground import Split, cell_window
 
 #: A model that sees further than this is validated with this much of its surroundings.
 FARTHEST = 64
+#: Side of the cells of the grid that are read one by one, in pixels: a multiple of every network's stride.
+SIDE = 64
+#: Held-out pixels at most, about, and bytes of the windows around them at most.
+PIXELS, BYTES = 1_000_000, 2 << 30
 
 
 @dataclass(frozen=True)
@@ -40,35 +44,41 @@ class Held:
         return found
 
 
-def gather(split: Split, role: Role, margin: int, stride: int = 1, limit: int = 1_000_000) -> Held:
+def gather(split: Split, role: Role, margin: int, stride: int = 1, limit: int = PIXELS) -> Held:
     """Read every pixel of one role (validation or test) with ``margin`` pixels around.
 
-    Where there are more than about ``limit`` pixels, cells of the grid are drawn, the same for the same labels.
+    Where there are more than about ``limit`` pixels, or scattered ones whose surroundings would fill the memory,
+    cells of the grid are drawn, the same for the same labels.
     """
-    side, grid = 64, split.tiles.grid
-    halo = min(margin, FARTHEST)
-    size = -(-(side + 2 * halo) // stride) * stride
-    cells = _cells(split, role, side, limit)
-    windows = []
-    for row, col in cells:
-        inner = cell_window(row, col, side, grid)
-        windows.append(_window(split, role, inner, inner.padded(halo, grid), size))
-    images, valids, labels, blocks = (np.stack(arrays) for arrays in zip(*windows, strict=True))
-    return Held(images, valids[:, None].astype(np.float32), labels, blocks)
+    # A multiple of the stride, so that pooling cuts the ground into the same squares as in a map.
+    halo = -(-min(margin, FARTHEST) // stride) * stride
+    size = SIDE + 2 * halo
+    each = size * size * 4 * (len(split.channels) + 1)
+    cells = _cells(split, role, limit, max(1, BYTES // each))
+    held = Held(
+        np.zeros((len(cells), len(split.channels), size, size), np.float32),
+        np.zeros((len(cells), 1, size, size), np.float32),
+        np.full((len(cells), size, size), UNLABELLED, np.uint8),
+        np.full((len(cells), size, size), -1, np.int32),
+    )
+    for place, (row, col) in enumerate(cells):
+        _fill(held, place, split, role, (row, col))
+    return held
 
 
-def _window(
-    split: Split, role: Role, inner: Window, outer: Window, size: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Read one window, filled up with invalid pixels to ``size`` x ``size``."""
+def _fill(held: Held, place: int, split: Split, role: Role, cell: tuple[int, int]) -> None:
+    """Read one cell with its surroundings into its place; what lies beyond the grid stays invalid."""
+    halo = (held.labels.shape[1] - SIDE) // 2
+    inner = cell_window(*cell, SIDE, split.tiles.grid)
+    outer = inner.padded(halo, split.tiles.grid)
+    top, left = outer.row - inner.row + halo, outer.col - inner.col + halo
+    there = slice(top, top + outer.height), slice(left, left + outer.width)
     image, valid = split.read(outer)
-    labels = np.full((size, size), UNLABELLED, dtype=np.uint8)
-    block = np.full((size, size), -1, dtype=np.int32)
-    within = inner.within(outer)
-    labels[within] = _labels(split, role, inner, valid[within])
-    block[within] = split.samples.read("block", inner)
-    pad = ((0, size - outer.height), (0, size - outer.width))
-    return np.pad(image, ((0, 0), *pad)), np.pad(valid, pad), labels, block
+    held.image[(place, slice(None), *there)] = image
+    held.valid[(place, 0, *there)] = valid
+    own = slice(halo, halo + inner.height), slice(halo, halo + inner.width)
+    held.labels[(place, *own)] = _labels(split, role, inner, valid[inner.within(outer)])
+    held.block[(place, *own)] = split.samples.read("block", inner)
 
 
 def _labels(split: Split, role: Role, window: Window, valid: np.ndarray) -> np.ndarray:
@@ -80,27 +90,24 @@ def _labels(split: Split, role: Role, window: Window, valid: np.ndarray) -> np.n
     return labels
 
 
-def _cells(split: Split, role: Role, side: int, limit: int) -> list[tuple[int, int]]:
-    """Rows and columns of the cells that hold pixels of the role, in a fixed order of drawing up to ``limit``."""
-    part = {Role.VALIDATION: Part.VALIDATION, Role.TEST: Part.TEST}[role]
-    grid, fold = split.tiles.grid, split.fold
-    assert fold is not None, "all folds together hold nothing out"
-    counts: dict[tuple[int, int], int] = {}
-    for row in range(-(-grid.height // side)):
-        for col in range(-(-grid.width // side)):
-            window = cell_window(row, col, side, grid)
-            if (split.samples.part(fold, window) == part).any():
-                _, valid = split.read(window)
-                pixels = int((_labels(split, role, window, valid) != UNLABELLED).sum())
-                if pixels:
-                    counts[row, col] = pixels
-    order = list(counts)
-    if sum(counts.values()) > limit:
+def _cells(split: Split, role: Role, limit: int, most: int) -> list[tuple[int, int]]:
+    """Rows and columns of the cells that hold pixels of the role, drawn where they exceed ``limit`` or ``most``."""
+    counts = _counts(split, role)
+    order = [(int(row), int(col)) for row, col in np.argwhere(counts)]
+    if counts.sum() > limit or len(order) > most:
         order = [order[i] for i in np.random.default_rng(0).permutation(len(order))]
-    kept, total = [], 0
-    for cell in order:
-        if total >= limit:
-            break
-        kept.append(cell)
-        total += counts[cell]
-    return kept
+    before = np.cumsum([0, *(counts[cell] for cell in order)])
+    return [cell for cell, pixels in zip(order[:most], before[:-1], strict=False) if pixels < limit]
+
+
+def _counts(split: Split, role: Role) -> np.ndarray:
+    """Held-out pixels in every cell: int64 (rows, cols), read tile by tile."""
+    part = {Role.VALIDATION: Part.VALIDATION, Role.TEST: Part.TEST}[role]
+    assert split.fold is not None, "all folds together hold nothing out"
+    grid = split.tiles.grid
+    counts = np.zeros((-(-grid.height // SIDE), -(-grid.width // SIDE)), dtype=np.int64)
+    for _, _, window in grid.tiles():
+        if (split.samples.part(split.fold, window) == part).any():
+            y, x = np.nonzero(_labels(split, role, window, split.read(window)[1]) != UNLABELLED)
+            np.add.at(counts, ((window.row + y) // SIDE, (window.col + x) // SIDE), 1)
+    return counts

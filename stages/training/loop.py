@@ -18,21 +18,20 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from stages import progress
+from stages.errors import ModelError, SettingError
 from stages.formats.samples import UNLABELLED
 from stages.formats.weights import ONNX, WEIGHTS
 from stages.models.classifier import Classifier, Committee, Normalise
 from stages.models.table import NETWORKS
 from stages.training import augmentation, calibration
 from stages.training.chips import Batch, Chips
-from stages.training.fitted import Found, Task, tally
+from stages.training.fitted import Found, Hardware, Task
 from stages.training.ground import Ground
 from stages.training.held import Held
 from stages.training.onnx_file import export_module, save_weights
 from stages.training.recipes import Recipe
 
 CHECKPOINT = "last.ckpt"
-#: Recipe fields that shape the network; the rest shape its training.
-SHAPE = ("width", "depth", "dilations", "dropout")
 _logger = logging.getLogger(__name__)
 
 
@@ -63,8 +62,7 @@ def build(kind: str, ground: Ground, recipe: Recipe, seed: int) -> Classifier:
     """Make an untrained network in its frame; the same seed gives the same weights."""
     torch.manual_seed(seed)
     classes = ground.split.classes
-    shape = {name: value for name, value in recipe.model_dump().items() if name in SHAPE}
-    network = NETWORKS[kind](len(ground.split.channels), classes, **shape)
+    network = NETWORKS[kind](len(ground.split.channels), classes, **recipe.shape())
     return Classifier(Normalise(*ground.split.moments(), recipe.clip), network, classes)
 
 
@@ -113,14 +111,37 @@ def _run(training: Training, task: Task, resume: bool) -> None:
         ):
             warnings.filterwarnings("ignore", text)
         trainer = lightning.Trainer(
-            accelerator=hardware.device, devices=hardware.devices, strategy=hardware.strategy,
-            precision=hardware.precision, accumulate_grad_batches=hardware.accumulate,
+            accelerator=hardware.device, devices=1, precision=hardware.precision,
+            accumulate_grad_batches=hardware.accumulate,
             max_epochs=recipe.epochs, gradient_clip_val=recipe.clip_gradient, logger=False, enable_checkpointing=False,
             enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
             reload_dataloaders_every_n_epochs=1, deterministic="warn", default_root_dir=str(task.folder),
         )  # fmt: skip
         path = str(task.folder / CHECKPOINT) if resume else None
         trainer.fit(training, ckpt_path=path, weights_only=True)
+
+
+def check_hardware(hardware: Hardware) -> None:
+    """Refuse a device or a precision that this machine does not have, before any work is done.
+
+    Raises:
+        SettingError: Lightning cannot train with them here.
+    """
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            lightning.Trainer(
+                accelerator=hardware.device, devices=1, precision=hardware.precision, logger=False,
+                enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+            )  # fmt: skip
+    except (MisconfigurationException, ImportError, ValueError, RuntimeError) as fault:
+        reason = " ".join(str(fault).split()).rstrip(".")
+        raise SettingError(
+            f"train.device {hardware.device} with train.precision {hardware.precision} cannot be used on this machine "
+            f"({reason}); take device auto and precision 32-true."
+        ) from fault
 
 
 def _checkpoint(path: Path) -> dict[str, Any] | None:
@@ -153,7 +174,7 @@ class Training(lightning.LightningModule):
         self.pixels = ground.pixels().astype(np.float64)
         weights = calibration.class_weights(recipe.class_weights, self.pixels)
         self.register_buffer("weights", torch.from_numpy(weights).float())
-        self.register_buffer("shown", torch.zeros(len(weights), dtype=torch.float64))
+        self.register_buffer("shown", torch.zeros(len(weights), dtype=torch.int64))
         self.best: dict[str, Tensor] = {}
         self.best_loss, self.best_epoch = float("inf"), -1
         self.curves: dict[str, list[float]] = {"training loss": []}
@@ -236,25 +257,35 @@ class Training(lightning.LightningModule):
     def _validate(self, held: Held) -> float:
         """Mean loss on the held-out pixels, after the correction to the training prior."""
         classifier = self.corrected()
-        total, matrix = 0.0, np.zeros((len(self.pixels),) * 2, dtype=np.int64)
+        total, right, pixels = 0.0, 0, 0
         at = [window.any() for window in held.at]
         references = [held.labels[i][held.at[i]] for i in np.flatnonzero(at)]
         for logits, reference in zip(_predict(classifier, held), references, strict=True):
             total += calibration.loss(logits[None], reference, 1.0) * len(reference)
-            matrix += tally(reference, logits.argmax(axis=1), len(matrix))
+            right += int((logits.argmax(axis=1) == reference).sum())
+            pixels += len(reference)
         # Plain numbers: a checkpoint with any other type is refused on loading.
-        self.curves["validation loss"].append(float(total / matrix.sum()))
-        self.curves["validation accuracy"].append(float(np.trace(matrix) / matrix.sum()))
+        self.curves["validation loss"].append(float(total / pixels))
+        self.curves["validation accuracy"].append(float(right / pixels))
         return self.curves["validation loss"][-1]
 
     def corrected(self) -> Classifier:
         """Give the averaged network with the correction for the class shares it was shown and weighted with."""
-        shown = (self.shown * self.weights.double()).cpu().numpy()
+        shown = self.shown.cpu().numpy() * self.weights.cpu().numpy().astype(np.float64)
         self.averaged.correction.copy_(torch.from_numpy(calibration.prior_correction(self.pixels, shown)))
         return self.averaged
 
     def kept(self) -> Classifier:
-        """Give the weights of the best epoch, on the CPU."""
+        """Give the weights of the best epoch, on the CPU.
+
+        Raises:
+            ModelError: there is none, as no epoch's loss was a number.
+        """
+        if not self.best:
+            raise ModelError(
+                f"The training of {self.task.name} diverged: its validation loss was never a number; lower train.lr, "
+                "or check the scenes for values far outside the others."
+            )
         kept: Classifier = copy.deepcopy(self.averaged).cpu()
         kept.load_state_dict({name: tensor.cpu() for name, tensor in self.best.items()})
         return kept

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from stages.settings import Settings
 
@@ -34,6 +34,8 @@ class Recipe(Settings):
     rare: float = Field(0.0, ge=0, le=1, description="Share of chips drawn around every class equally often")
     smoothing: float = Field(0.0, ge=0, lt=1, description="Label smoothing in the loss")
     turn: bool = Field(True, description="Turn and mirror chips at random (albumentations D4)")
+    rotate: float = Field(0.0, ge=0, le=180, description="Rotate chips at random by up to this many degrees either way")
+    zoom: float = Field(0.0, ge=0, le=1, description="Enlarge or shrink chips at random by up to this share")
     gain: float = Field(0.0, ge=0, description="Deviation of a random factor a band and chip")
     offset: float = Field(0.0, ge=0, description="Deviation of a random offset a band and chip, in band deviations")
     noise: float = Field(0.03, ge=0, description="Deviation of random noise a pixel, in band deviations")
@@ -43,6 +45,10 @@ class Recipe(Settings):
         1, ge=1, le=16, description="Networks trained from different seeds, their probabilities averaged"
     )
     average_turns: bool = Field(True, description="Average the map over the eight turns and mirrorings of the image")
+
+    def shape(self) -> dict[str, Any]:
+        """Give what shapes the network: the settings that only its own recipe has."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name not in Recipe.model_fields}
 
 
 class MlpRecipe(Recipe):
@@ -76,6 +82,15 @@ class UnetRecipe(Recipe):
     width: int = Field(16, ge=1, description="Features of the finest level; every coarser level has twice as many")
     depth: int = Field(3, ge=1, le=6, description="Number of halvings")
     dropout: float = Field(0.1, ge=0, lt=1, description="Share of features dropped in training")
+
+    @model_validator(mode="after")
+    def _halves(self) -> UnetRecipe:
+        if self.chip % 2**self.depth:
+            raise ValueError(
+                f"a chip of {self.chip} pixels cannot be halved {self.depth} times; chip must be a multiple of "
+                f"{2**self.depth} (2**depth)"
+            )
+        return self
 
 
 class Baseline(Settings):

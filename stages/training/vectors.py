@@ -14,7 +14,7 @@ from stages.models.classifier import Classifier, Normalise
 from stages.models.context import Context
 from stages.models.kernel import KernelMachine
 from stages.training import calibration
-from stages.training.fitted import Found, Task, tally
+from stages.training.fitted import Found, Task
 from stages.training.ground import Ground
 from stages.training.held import Held
 from stages.training.onnx_file import export_module
@@ -73,7 +73,7 @@ def fit_vectors(ground: Ground, held: Held | None, recipe: VectorRecipe, task: T
             scores = {}
             for cost, gamma in product(recipe.cost, recipe.gamma):
                 trial = _solve(scaled[few], labels[few], recipe, cost, gamma)
-                scores[cost, gamma] = task.measure(tally(reference, trial.predict((test - centre) / spread), classes))
+                scores[cost, gamma] = task.measure(reference, trial.predict((test - centre) / spread))
             best = max(scores, key=lambda pair: scores[pair])
             chosen = {"cost": best[0], "gamma": best[1]}
     solved = _solve(scaled, labels, recipe, chosen["cost"], chosen["gamma"])
