@@ -97,8 +97,8 @@ def run(  # noqa: PLR0917
 ) -> None:
     """Write the delivery.
 
-    The layers are written window by window. Polygons need the whole class map in memory, about ten bytes a pixel
-    while patches are merged and one byte a pixel otherwise.
+    The layers are written window by window. Polygons need the whole class map in memory: about 36 bytes a pixel at
+    the peak, while small patches are merged.
 
     Raises:
         SettingError: two classes have the same code.

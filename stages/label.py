@@ -17,12 +17,12 @@ from stages.errors import LabelError
 from stages.formats.samples import DROPPED, UNLABELLED, Part, Role, Samples
 from stages.formats.tiles import Tiles
 from stages.geo import labels as sources_of_labels
-from stages.geo.blocks import Blocks, pixel_sides
+from stages.geo.blocks import Blocks, smallest_sides
 from stages.geo.burn import burn
 from stages.geo.grid import Grid, Window
 from stages.geo.labels import EACH, NONE, LabelFile, label_key
 from stages.progress import report
-from stages.settings import STYLE_ONLY, MapClass, Settings
+from stages.settings import STYLE_ONLY, MapClass, Settings, refuse_same_codes
 from stages.training import splits, statistics
 from stages.training.statistics import Moments
 
@@ -83,6 +83,7 @@ class Config(Settings):
                 raise ValueError(
                     f"the {what} '{twice[0]}' stands twice; name it in one place of classes, drop and ignore"
                 )
+        refuse_same_codes(self.classes)
         return self
 
     @property
@@ -219,8 +220,10 @@ def burn_window(job: Job, window: Window) -> Burnt:
     target, share, group = _targets(job, job.labels, window, valid, (noticed, unknown))
     independent = np.full(target.shape, UNLABELLED, dtype=np.uint8)
     if job.test is not None:
-        independent = _targets(job, job.test, window, valid, (Counter(), unknown))[0]
+        apart = Counter[str]()
+        independent = _targets(job, job.test, window, valid, (apart, unknown))[0]
         noticed["independent"] = int((independent != UNLABELLED).sum())
+        noticed.update({f"independent_{what}": count for what, count in apart.items()})
     # Purity waits in `final` until the roles are known.
     impure = np.where((target < DROPPED) & (share < job.config.purity - 1e-6), Role.MIXED, Role.NONE)
     Samples.write(job.out, window, target=target, independent=independent, group=group, final=impure.astype(np.uint8))
@@ -298,7 +301,7 @@ def measure_window(job: Job, window: Window) -> Measured:
     """Write the role of every label of a window in every fold; measure its pixels."""
     samples = Samples(job.out)
     outer = window.padded(splits.halo(job.grid, job.config.buffer), job.grid)
-    inner, sides = window.within(outer), pixel_sides(job.grid)
+    inner, sides = window.within(outer), smallest_sides(job.grid, outer)
     independent, block = samples.read("independent", outer), samples.read("block", outer)
     target, mixed = samples.read("target", window), samples.read("final", window) == Role.MIXED
     apart = independent[inner] != UNLABELLED
@@ -373,11 +376,17 @@ def _summary_of(job: Job, burnt: Sequence[Burnt]) -> dict[str, Any]:
             f"The labels {config.file} do not lie on any valid pixel of the scenes"
             f" ({noticed['on_nodata']} pixels lie on nodata); check that both cover the same ground."
         )
+    if config.test is not None and not noticed["independent"]:
+        raise LabelError(
+            f"The independent test labels {config.test} do not lie on any valid pixel of the scenes"
+            f" ({noticed['independent_on_nodata']} pixels lie on nodata); correct label.test or leave it out."
+        )
     return {
         "classes": config.names, "folds": config.folds or 1, "crossed": config.folds is not None,
         "buffer": config.buffer, "block_pixels": job.blocks.side, "labelled": labelled,
         "conflicts": noticed["conflicts"], "mixed": noticed["mixed"], "on_nodata": noticed["on_nodata"],
-        "independent": noticed["independent"], "repaired": repaired, "without_value": without,
+        "independent": noticed["independent"], "independent_conflicts": noticed["independent_conflicts"],
+        "independent_on_nodata": noticed["independent_on_nodata"], "repaired": repaired, "without_value": without,
         "dropped_classes": [str(value) for value in config.drop],
         "group": {EACH: "polygon", NONE: "none"}.get(job.labels.group, job.labels.group),
     }  # fmt: skip
@@ -436,7 +445,7 @@ def _check_classes(roles: np.ndarray, parts: np.ndarray, counts: np.ndarray, con
 
 
 def _write_blocks(job: Job, parts: np.ndarray, counts: np.ndarray) -> None:
-    """Write the table of blocks for the report."""
+    """Write the table of blocks, with their outlines, for whoever wants to see the split in a GIS."""
     import geopandas as gpd
 
     row, col = np.divmod(np.arange(job.blocks.count), job.blocks.columns)
@@ -453,6 +462,8 @@ def _log(summary: dict[str, Any]) -> None:
         ("without_value", "%d label features have no class value and were left out"),
         ("conflicts", "%d pixels lie under labels of several classes and were left out"),
         ("on_nodata", "%d labelled pixels lie on nodata of the scenes and were left out"),
+        ("independent_conflicts", "%d pixels lie under independent test labels of several classes and were left out"),
+        ("independent_on_nodata", "%d pixels of the independent test labels lie on nodata and were left out"),
     ):
         if summary[key]:
             _logger.warning(text, summary[key])

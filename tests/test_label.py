@@ -154,6 +154,22 @@ def test_the_independent_set_is_kept_out_of_everything(world: LabelWorld) -> Non
     assert (samples.read("final", WHOLE)[~ring] == Role.TRAIN).all()
 
 
+def test_an_independent_set_that_scores_nothing_is_refused_and_its_losses_are_told(
+    world: LabelWorld, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = world.raster(world.truth)
+    nothing = world.raster(np.zeros(GRID.shape, np.uint8), "nothing.tif")
+    with pytest.raises(LabelError, match=r"independent test labels .*nothing\.tif do not lie on any valid pixel"):
+        world.label(file, test=nothing)
+    other = LabelWorld.build(tmp_path / "holes", invalid=(slice(0, 4), slice(0, 6)))
+    apart = np.zeros(GRID.shape, np.uint8)
+    apart[:5, :6] = 1
+    samples = other.label(other.raster(other.truth), test=other.raster(apart, "apart.tif"))
+    assert samples.summary["independent"] == 6
+    assert samples.summary["independent_on_nodata"] == 24
+    assert "24 pixels of the independent test labels lie on nodata" in caplog.text
+
+
 def test_folds_cover_every_block_and_the_table_of_blocks_agrees(world: LabelWorld) -> None:
     samples = world.label(world.raster(world.truth), folds=5)
     assert samples.parts.shape == (5, 30)
@@ -322,6 +338,12 @@ def test_settings_that_contradict_themselves_are_refused(tmp_path: Path) -> None
         Config(classes=[CLASSES[0], {**CLASSES[1], "name": "water"}], file=tmp_path)
     with pytest.raises(ValidationError, match="greater than or equal to 3"):
         Config(classes=CLASSES, file=tmp_path, folds=2)
+
+
+def test_two_classes_with_one_code_are_refused(tmp_path: Path) -> None:
+    same = [CLASSES[0], CLASSES[1] | {"code": CLASSES[0]["code"]}]
+    with pytest.raises(ValidationError, match="classes water, forest all have code 1"):
+        Config(classes=same, file=tmp_path / "labels.tif")
 
 
 def test_sidecars_belong_to_the_sources(world: LabelWorld) -> None:

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.formats.samples import DROPPED, UNLABELLED, Part, Role
-from stages.geo.grid import Grid
+from stages.geo.blocks import smallest_sides
+from stages.geo.grid import Grid, Window
 from stages.training.splits import assign_blocks, assign_roles, cross_split, halo, near, single_split
 
 SHARES = (0.6, 0.2, 0.2)
@@ -108,6 +109,21 @@ def test_near_measures_from_centre_to_centre() -> None:
 def test_the_halo_holds_the_buffer() -> None:
     assert halo(Grid("EPSG:32633", 28.5, 500_000.0, 5_400_000.0, 489, 443, 256), 200.0) == 8
     assert halo(Grid("EPSG:32633", 10.0, 500_000.0, 5_400_000.0, 40, 40, 256), 0.0) == 0
+
+
+def test_a_buffer_holds_wherever_a_tall_grid_of_degrees_narrows() -> None:
+    # From 35 to 70 degrees north a pixel of 0.01 degrees shrinks from 912 to 381 m across.
+    grid = Grid("EPSG:4326", 0.01, 10.0, 70.0, 40, 3500, 256)
+    north, south = Window(0, 0, 20, 40), Window(3480, 0, 20, 40)
+    assert smallest_sides(grid, north)[1] == pytest.approx(381.8, abs=1)
+    assert smallest_sides(grid, south)[1] == pytest.approx(910, abs=4)
+    assert halo(grid, 1000.0) == 3
+    held = np.zeros((20, 40), bool)
+    held[10, 10] = True
+    # 1000 m are two pixels and a half in the north, and one in the south.
+    for window, reach in ((north, 2), (south, 1)):
+        close = near(held, smallest_sides(grid, window), 1000.0)[10]
+        assert np.flatnonzero(close).tolist() == list(range(10 - reach, 11 + reach))
 
 
 def test_roles_follow_part_purity_and_buffer() -> None:

@@ -46,8 +46,14 @@ def test_config_names_the_classes_in_the_order_of_the_model():
     card = card_of(
         {"name": '"water"', "code": 1, "color": "#000000"}, {"name": "forest", "code": 3, "color": "#00ff00"}
     )
-    legend = legend_of(card, LEGEND)
+    legend = legend_of(card, LEGEND[1:])
     assert [(entry.name, entry.code) for entry in legend] == [('"water"', 2), ("forest", 3)]
+
+
+def test_classes_that_the_model_lacks_are_refused():
+    card = card_of({"name": '"water"', "code": 1, "color": "#000000"})
+    with pytest.raises(SettingError, match=r'classes names open & <land>, but model rf maps "water"; name the classes'):
+        legend_of(card, LEGEND)
 
 
 def test_two_classes_with_one_code_are_refused():

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 
 import numpy as np
 
 from stages.errors import SettingError
 from stages.formats.weights import ModelCard
-from stages.settings import MapClass
+from stages.settings import MapClass, refuse_same_codes
 
 Legend = tuple[MapClass, ...]
 
@@ -18,19 +17,21 @@ def legend_of(card: ModelCard, named: tuple[MapClass, ...]) -> Legend:
     """Classes in the order of the model's logits, looked up by name in the area's config, else as the model has them.
 
     Raises:
-        SettingError: two classes would be exported with the same code.
+        SettingError: two classes would be exported with the same code, or the config names one that the model lacks.
     """
+    unknown = [entry.name for entry in named if entry.name not in card.class_names]
+    if unknown:
+        raise SettingError(
+            f"classes names {', '.join(unknown)}, but model {card.name} maps {', '.join(card.class_names)}; name the "
+            "classes as the model does, or leave them out."
+        )
     by_name = {entry.name: entry for entry in named}
-    own = (
-        MapClass(name=e["name"], labels=tuple(e.get("labels") or (e["name"],)), code=e["code"], color=e["color"])
-        for e in card.classes
-    )
+    own = (MapClass(name=e["name"], labels=(e["name"],), code=e["code"], color=e["color"]) for e in card.classes)
     legend = tuple(by_name.get(entry.name, entry) for entry in own)
-    counts = Counter(entry.code for entry in legend)
-    for entry in legend:
-        if counts[entry.code] > 1:
-            same = ", ".join(other.name for other in legend if other.code == entry.code)
-            raise SettingError(f"classes {same} all have code {entry.code}; give every class a code of its own.")
+    try:
+        refuse_same_codes(legend)
+    except ValueError as fault:
+        raise SettingError(f"{fault}.") from fault
     return legend
 
 

@@ -149,16 +149,16 @@ def _elsewhere(card: ModelCard) -> list[tuple[str, str, str]]:
 
 
 def _metrics(card: ModelCard) -> dict[str, Any]:
-    """Take the best founded scores that travel with a model: of its test blocks, else of its validation blocks."""
-    found: dict[str, Any] = card.metrics.get("test") or card.metrics.get("validation") or card.metrics
+    """Take the scores that travel with a model: those of its validation blocks."""
+    found: dict[str, Any] = card.metrics.get("validation") or card.metrics
     return found
 
 
 def _elsewhere_note(card: ModelCard) -> str:
     if _elsewhere(card):
-        where = " on the validation blocks of its own area" if "validation" in card.metrics else ""
-        return f"Measured elsewhere: this area has no labels of its own; the scores are those of the model{where}."
-    return "Not measured: this area has no labels of its own, and the model came without scores."
+        where = " on the validation blocks that it was trained with" if "validation" in card.metrics else ""
+        return f"Measured elsewhere: no labels were scored on these scenes; the scores are those of the model{where}."
+    return "Not measured: no labels were scored on these scenes, and the model came without scores."
 
 
 def _map(report: Report) -> str:

@@ -14,9 +14,16 @@ from stages.geo.grid import Grid, Window
 TRUE_METRE = 0.01
 
 
-@lru_cache(maxsize=16)
-def pixel_sides(grid: Grid) -> tuple[float, float]:
-    """Ground length of a pixel in metres, (down, across), at the middle of the grid.
+def smallest_sides(grid: Grid, window: Window) -> tuple[float, float]:
+    """Least ground length of a pixel of a window in metres, (down, across): distances by it are never too long."""
+    rows = {window.row, window.row + window.height // 2, window.row + window.height - 1}
+    sides = [pixel_sides(grid, row) for row in rows]
+    return min(down for down, _ in sides), min(across for _, across in sides)
+
+
+@lru_cache(maxsize=4096)
+def pixel_sides(grid: Grid, row: int | None = None) -> tuple[float, float]:
+    """Ground length of a pixel in metres, (down, across), in the middle of a row, by default the middle one.
 
     The two differ in a geographic CRS. A local projection counts in its own units; one that distorts lengths
     (Web Mercator far from the equator) is measured on the ellipsoid.
@@ -27,7 +34,7 @@ def pixel_sides(grid: Grid) -> tuple[float, float]:
     geod = crs.get_geod() or Geod(ellps="WGS84")
     to_lonlat = Transformer.from_crs(crs, crs.geodetic_crs or "EPSG:4326", always_xy=True)
     x = grid.left + (grid.width // 2) * grid.resolution
-    y = grid.top - (grid.height // 2) * grid.resolution
+    y = grid.top - (grid.height // 2 if row is None else row) * grid.resolution
     xs, ys = [x, x, x + grid.resolution], [y, y - grid.resolution, y]
     lon, lat = to_lonlat.transform(xs, ys)
     down = geod.inv(lon[0], lat[0], lon[1], lat[1])[2]

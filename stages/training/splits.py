@@ -9,7 +9,7 @@ import numpy as np
 
 from stages.errors import LeakError
 from stages.formats.samples import DROPPED, UNLABELLED, Part, Role, Samples
-from stages.geo.blocks import pixel_sides
+from stages.geo.blocks import smallest_sides
 from stages.geo.grid import Grid, Window
 
 #: Cost of a class that is absent from a part although it has blocks enough for all; above any cost of imbalance.
@@ -157,7 +157,7 @@ def cross_split(counts: np.ndarray, folds: int, validation: float, seed: int) ->
 
 def halo(grid: Grid, buffer: float) -> int:
     """Pixels around a window that can lie within ``buffer`` metres of it."""
-    return math.ceil(buffer / min(pixel_sides(grid)))
+    return math.ceil(buffer / min(smallest_sides(grid, grid.whole)))
 
 
 def near(held: np.ndarray, sides: tuple[float, float], buffer: float) -> np.ndarray:
@@ -238,8 +238,9 @@ def verify_window(samples: Samples, grid: Grid, window: Window) -> np.ndarray:
         LeakError: a training label in a held-out block, in the independent test set or within the buffer of one;
             or a training mask that lets a held-out pixel through.
     """
-    buffer, sides = samples.summary["buffer"], pixel_sides(grid)
+    buffer = samples.summary["buffer"]
     outer = window.padded(halo(grid, buffer), grid)
+    sides = smallest_sides(grid, outer)
     inner = window.within(outer)
     independent, block = samples.read("independent", outer), samples.read("block", outer)
     target, group = samples.read("target", window), samples.read("group", window)
