@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config import RESERVED
+from pipeline.config import check_name
+from pipeline.fingerprint import write_whole
 from pipeline.naming import PLACEHOLDER, RASTERS, find_layout, tokens_in
 from pipeline.palette import colors_for
-from stages.errors import LabelError, SceneError, SettingError
+from stages.errors import ArtifactError, LabelError, SceneError, SettingError
 from stages.formats.scenes import Scenes, read_scenes
+from stages.geo.frame import is_geographic, to_crs
 from stages.geo.grid import Grid
 from stages.geo.headers import Header, read_header
 
@@ -50,7 +52,11 @@ class Found:
 
 @dataclass(frozen=True)
 class Labels:
-    """What a label file holds on the grid; ``field`` is None for a raster."""
+    """What a label file holds on the grid.
+
+    ``field`` is None for a raster. ``whole`` says of a raster that it marks no pixel as unlabelled, neither by a nodata
+    value nor by a mask; ``ignored`` are values that are taken to mean that, all the same.
+    """
 
     path: Path
     field: str | None
@@ -58,6 +64,8 @@ class Labels:
     classes: tuple[Found, ...]
     inside: int
     total: int
+    whole: bool = False
+    ignored: tuple[str, ...] = ()
 
     @property
     def outside(self) -> int:
@@ -76,19 +84,21 @@ class Blocks:
 def write_config(root: Path, name: str, scenes: str, labels: Path | None, field: str | None) -> list[str]:
     """Write `configs/<name>.yaml` below ``root`` and return what to tell about it, a line each.
 
-    ``scenes`` is a path pattern of a shell, or one with {band} and {date}. Relative paths start at ``root`` or, if
-    nothing is there, at the working directory.
+    ``scenes`` is a path pattern with *, ?, {band} and {date}. Relative paths start at ``root`` or, if nothing is
+    there, at the working directory.
 
     Raises:
-        SettingError: the name is not usable or the config is already there.
+        SettingError: the name is not usable, the config is already there, or ``field`` has nothing to name.
         SceneError: no scene is found, or one cannot be used.
-        LabelError: the labels cannot be read or lie beyond the scenes.
+        LabelError: the labels cannot be read, lie beyond the scenes or hold one class only.
+        ArtifactError: the config cannot be written.
     """
     target = root / "configs" / f"{name}.yaml"
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) or name in RESERVED:
-        raise SettingError(f"{name!r} cannot name an area; use letters, digits, - and _.")
+    check_name(name)
     if target.exists():
         raise SettingError(f"configs/{name}.yaml is already there; edit it, delete it or choose another name.")
+    if field is not None and labels is None:
+        raise SettingError(f"--field {field} names a column of the labels, but there is no --labels; give both.")
     pattern, files = find_files(root, scenes)
     headers = [read_header(path) for path in files]
     ingest = _ingest_section(root, pattern, files, headers)
@@ -109,13 +119,19 @@ def write_config(root: Path, name: str, scenes: str, labels: Path | None, field:
         *_grid_section(grid),
         *(_classes_section(found) if found else []),
         *_ingest_text(ingest, table),
+        *_tile_section(table),
         *(_label_section(root, found, blocks) if found else _given_section()),
         "export:",
         f"  min_area: {4 * _hectares(grid):.4g}   # hectares: polygons smaller than 4 pixels join their neighbours",
         "",
     ])  # fmt: skip
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(text)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(target, text)
+    except OSError as fault:
+        raise ArtifactError(
+            f"Cannot write {target} ({fault.strerror}); check that {target.parent} is a folder you may write to."
+        ) from fault
     then = "next:" if found else "name a model in it (given.model) or add labels, then:"
     return [*notes, f"Wrote configs/{name}.yaml; {then} make run AREA={name}"]
 
@@ -133,12 +149,22 @@ def find_files(root: Path, scenes: str) -> tuple[str, list[Path]]:
         pattern = str(base / scenes)
         if Path(pattern).is_dir():
             pattern += "/*"
-        found = sorted(Path(p) for p in glob.glob(PLACEHOLDER.sub("*", pattern), recursive=True))  # noqa: PTH207
+        found = sorted(Path(p) for p in glob.glob(_spelled(pattern), recursive=True))  # noqa: PTH207
         files = [path for path in found if path.is_file()]
         rasters = [path for path in files if path.suffix.lower() in RASTERS]
         if files:
             return pattern, rasters or files
     raise SceneError(f"no file fits --scenes {scenes!r} below {root}; give a path or a pattern such as 'scenes/*.tif'.")
+
+
+def _spelled(pattern: str) -> str:
+    """Write a pattern for `glob`: as in `ingest`, brackets are part of a name."""
+    from stages.ingest import WILDCARD
+
+    return "".join(
+        "*" if PLACEHOLDER.fullmatch(part) else part if WILDCARD.fullmatch(part) else glob.escape(part)
+        for part in WILDCARD.split(pattern)
+    )
 
 
 def _ingest_section(root: Path, pattern: str, files: list[Path], headers: list[Header]) -> dict[str, Any]:
@@ -224,11 +250,14 @@ def _checked_field(path: Path, field: str | None) -> str | None:
 
     Raises:
         LabelError: the file is missing or unreadable, or has no such column.
+        SettingError: a column is named, but a raster has none.
     """
     from stages.geo.labels import VECTORS, check_file, vector_columns
 
     check_file(path)
     if path.suffix.lower() not in VECTORS:
+        if field is not None:
+            raise SettingError(f"--field {field} names a column, but {path} is no vector file; leave --field out.")
         return None
     _, columns = vector_columns(path)
     if field is None and len(columns) == 1:
@@ -243,7 +272,7 @@ def read_labels(path: Path, field: str | None, grid: Grid, blocks: Blocks) -> La
     """Count the labels of every class on the grid, and the blocks that they lie in.
 
     Raises:
-        LabelError: no CRS, no class values, or nothing on the grid.
+        LabelError: `label` would refuse the file, nothing is on the grid, or what is there makes no map.
     """
     found = _read_raster(path, grid, blocks) if field is None else _read_vector(path, field, grid, blocks)
     if not found.inside:
@@ -256,68 +285,89 @@ def read_labels(path: Path, field: str | None, grid: Grid, blocks: Blocks) -> La
             f"{path} holds {len(found.classes)} different values, more than {MAX_CLASSES} classes; "
             "give the column or raster of the classes."
         )
+    if len(found.classes) < 2:
+        advice = "give another column as --field" if found.field else "give another raster"
+        raise LabelError(
+            f"{path} holds no other class than '{found.classes[0].value}' on the scenes, but a map needs two; "
+            f"{advice} or labels of more classes."
+        )
     return found
 
 
 def _read_vector(path: Path, field: str, grid: Grid, blocks: Blocks) -> Labels:
-    """Count polygons by their pixels and points one by one; a polygon lies in the block of its middle."""
-    import geopandas as gpd
+    """Count polygons by their pixels on the grid and points one by one; a polygon lies in the block of its middle."""
     import shapely
 
-    from stages.geo.labels import label_key
+    from stages.geo.labels import LabelFile, check_file, read_features
 
-    table = gpd.read_parquet(path) if path.suffix == ".parquet" else gpd.read_file(path)
-    if table.crs is None:
-        raise LabelError(f"{path} has no CRS; write one into the file (a .prj beside a shapefile).")
-    values = np.array([label_key(value) for value in table[field]], dtype=object)
-    known = (values != "") & ~(table.geometry.isna() | table.geometry.is_empty).to_numpy(dtype=bool)
-    shapes = shapely.make_valid(table.geometry[known].to_crs(grid.crs).to_numpy())
-    polygons = bool((shapely.get_dimensions(shapes) == 2).any())
-    middles = shapely.point_on_surface(shapes)
-    where = _block_of(shapely.get_x(middles), shapely.get_y(middles), grid, blocks)
-    sizes = np.ones(len(shapes))
-    if polygons:
-        sizes = np.maximum(1.0, shapely.area(shapes) / grid.resolution**2)
-    names, index = np.unique(values[known].astype(str), return_inverse=True)
-    kind = "polygons" if polygons else "points"
-    return Labels(path, field, kind, *_count([str(name) for name in names], index, sizes, where))
+    features = read_features(LabelFile(str(path), (), field=field, stamp=check_file(path)), grid.crs)
+    on_grid = shapely.intersection(shapely.make_valid(features.geometry), _ground_of(grid))
+    there, where, sizes = ~shapely.is_empty(on_grid), np.full(len(on_grid), -1), np.ones(len(on_grid))
+    middles = shapely.point_on_surface(on_grid[there])
+    where[there] = _block_of(shapely.get_x(middles), shapely.get_y(middles), grid, blocks)
+    if not features.points:
+        sizes = shapely.area(on_grid) / grid.resolution**2
+        # Neighbours that share no more than an edge with the grid.
+        where[sizes == 0] = -1
+    names, index = np.unique(np.array(features.value, dtype=str), return_inverse=True)
+    kind = "points" if features.points else "polygons"
+    counted = _count([str(name) for name in names], index, np.maximum(1.0, sizes), where)
+    return Labels(path, field, kind, *counted)
 
 
 def _read_raster(path: Path, grid: Grid, blocks: Blocks) -> Labels:
     """Count the pixels of a label raster, thinned out where it is large."""
     import rasterio
+    from rasterio.enums import MaskFlags
 
-    from stages.geo.frame import to_crs
     from stages.geo.headers import frame_of
-    from stages.geo.labels import label_key
+    from stages.geo.labels import check_raster, label_key
 
+    check_raster(path)
     try:
-        header = read_header(path)
+        read_header(path)
     except SceneError as fault:
         raise LabelError(f"the labels {fault}") from fault
     with rasterio.open(path) as dataset:
         step = max(1, math.ceil(math.sqrt(dataset.width * dataset.height / MAX_PIXELS)))
         shape = -(-dataset.height // step), -(-dataset.width // step)
         values, mask = dataset.read(1, out_shape=shape), dataset.read_masks(1, out_shape=shape) > 0
-        frame = frame_of(dataset)
+        frame, whole = frame_of(dataset), MaskFlags.all_valid in dataset.mask_flag_enums[0]
     if values.dtype.kind == "f":
         mask &= np.isfinite(values)
         if (values[mask] != np.round(values[mask])).any():
             fraction = values[mask][values[mask] % 1 != 0][0]
             raise LabelError(f"{path} holds fractions, such as {fraction:g}; give a raster of whole class values.")
+    # Without a word on nodata, 0 beside two classes or more is how most programs write "no label".
+    found = np.unique(values[mask])
+    ignored = ("0",) if whole and 0 in found and len(found) > 2 else ()
+    if ignored:
+        mask &= values != 0
     rows, cols = np.nonzero(mask)
-    x, y = (cols + 0.5) * header.frame.width / shape[1], (rows + 0.5) * header.frame.height / shape[0]
+    x, y = (cols + 0.5) * frame.width / shape[1], (rows + 0.5) * frame.height / shape[0]
     a, b, c, d, e, f = frame.transform[:6]
     where = _block_of(*to_crs(frame.crs, grid.crs, a * x + b * y + c, d * x + e * y + f), grid, blocks)
     numbers, index = np.unique(values[mask], return_inverse=True)
     # A label pixel counts as many samples as it covers pixels of the grid.
     size = step**2 * frame.pixel_area(grid.crs) / grid.resolution**2
     counted = _count([label_key(number) for number in numbers], index, np.full(len(index), size), where)
-    return Labels(path, None, "raster", *counted)
+    return Labels(path, None, "raster", *counted, whole, ignored)
+
+
+def _ground_of(grid: Grid) -> Any:
+    """Draw the grid's outline (shapely), in degrees once for every turn around the globe by which labels may be off."""
+    import shapely
+
+    left, bottom, right, top = grid.bounds
+    turns = (-360.0, 0.0, 360.0) if is_geographic(grid.crs) else (0.0,)
+    return shapely.union_all([shapely.box(left + turn, bottom, right + turn, top) for turn in turns])
 
 
 def _block_of(xs: np.ndarray, ys: np.ndarray, grid: Grid, blocks: Blocks) -> np.ndarray:
-    """Find the number of every point's block, -1 beyond the grid; points in the grid's CRS."""
+    """Find the number of every point's block, -1 beyond the grid; points in the grid's CRS, or a turn beside it."""
+    if is_geographic(grid.crs):
+        middle = (grid.bounds[0] + grid.bounds[2]) / 2
+        xs = xs - 360.0 * np.round((xs - middle) / 360.0)
     col, row = (xs - grid.left) / grid.resolution, (grid.top - ys) / grid.resolution
     inside = (col >= 0) & (col < grid.width) & (row >= 0) & (row < grid.height)
     across = -(-grid.width // blocks.side)
@@ -351,13 +401,23 @@ def judge(labels: Labels) -> list[str]:
                 f"Check: {found.name} stands in {found.blocks} of the ground blocks, too few to be in training, "
                 "validation and test; it is dropped in the config: merge it with another class or add labels."
             )
+        elif found.blocks < FEW_BLOCKS:
+            notes.append(
+                f"Check: {found.name} stands in {found.blocks} of the ground blocks, too few to be in training, "
+                "validation and test; add labels or make label.block smaller."
+            )
         elif found.samples < FEW_SAMPLES:
             notes.append(
                 f"Check: {found.name} has {found.samples} samples, too few to learn from; merge it with another class, "
                 "drop it or add labels."
             )
-    if len(labels.classes) < 2:
-        notes.append("Check: a map needs two classes, but the labels hold one; is it the right column?")
+    if labels.ignored:
+        notes.append(
+            f"Check: 0 is taken for unlabelled ground (label.ignore), as {labels.path.name} names no nodata value; "
+            "if it is a class, list it under classes instead."
+        )
+    elif labels.whole and any(found.value == "0" for found in labels.classes):
+        notes.append(f"Check: 0 is taken for a class, though {labels.path.name} names no nodata value; is it one?")
     return notes
 
 
@@ -426,6 +486,16 @@ def _ingest_text(section: dict[str, Any], table: Scenes) -> list[str]:
     return [*lines, ""]
 
 
+def _tile_section(table: Scenes) -> list[str]:
+    """Write which dates are mapped: a scene that arrives later replaces a single one and keeps the model's inputs."""
+    dates = "all" if len(table.dates) > 1 else "latest"
+    return [
+        "tile:",
+        f"  dates: {dates}   # latest maps the newest date; all makes every date an input of the model",
+        "",
+    ]
+
+
 def _label_section(root: Path, labels: Labels, blocks: Blocks) -> list[str]:
     """Write the label and train sections."""
     dropped = [found.value for found in too_small(labels)]
@@ -443,6 +513,10 @@ def _label_section(root: Path, labels: Labels, blocks: Blocks) -> list[str]:
         )
     else:
         lines.append("  # drop: []   # values that are not mapped")
+    if labels.ignored:
+        lines.append(
+            f"  ignore: [{', '.join(_value(value) for value in labels.ignored)}]   # no label: the file names no nodata"
+        )
     return [*lines, "", "train:", f"  models: {MODELS}   # all are trained; the best on validation makes the map", ""]
 
 

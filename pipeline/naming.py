@@ -40,10 +40,13 @@ class Layout:
 def find_layout(files: Sequence[Path], a_file_a_band: bool) -> Layout:
     """Find the pattern that the paths have in common, with {band} and {date} where they stand.
 
+    With ``a_file_a_band`` every file holds one band: one of several, or the only one where no two files share a date.
+
     Raises:
         SceneError: the names have no common form, or nothing in them tells the bands apart.
     """
-    parts = [re.findall(r"[A-Za-z0-9]+|[^A-Za-z0-9]", text) for text in _mark_dates(files)]
+    marked, dates = _mark_dates(files)
+    parts = [re.findall(r"[A-Za-z0-9]+|[^A-Za-z0-9]", text) for text in marked]
     if len({len(split) for split in parts}) > 1:
         raise SceneError(
             f"the names of {files[0].name} and {_unlike(files, parts).name} differ in their form; "
@@ -51,7 +54,7 @@ def find_layout(files: Sequence[Path], a_file_a_band: bool) -> Layout:
         )
     columns = [list(column) for column in zip(*parts, strict=True)]
     varying = [i for i, column in enumerate(columns) if len(set(column)) > 1]
-    at = _band_column(columns, varying, files) if a_file_a_band else -1
+    at = _band_column(columns, varying, files, len(dates)) if a_file_a_band else -1
     text = ""
     for i, column in enumerate(columns):
         text += "{band}" if i == at else "*" if i in varying else column[0]
@@ -71,8 +74,11 @@ def tokens_in(pattern: str, files: Sequence[Path]) -> tuple[str, ...]:
     return tuple(sorted({match["band"] for match in found if match}))
 
 
-def _mark_dates(files: Sequence[Path]) -> list[str]:
-    """Put a mark in place of the date in every name: the first form of date that all of the names hold."""
+def _mark_dates(files: Sequence[Path]) -> tuple[list[str], set[str]]:
+    """Put a mark in place of the date in every name: the first form of date that all of the names hold.
+
+    Returns the marked paths and the different dates, none where the names hold none.
+    """
     for form in DATES:
         found = [next((m for m in form.finditer(path.name) if _is_date(m[0])), None) for path in files]
         marked = [
@@ -81,8 +87,8 @@ def _mark_dates(files: Sequence[Path]) -> list[str]:
             if match
         ]
         if len(marked) == len(files):
-            return marked
-    return [str(path) for path in files]
+            return marked, {match[0] for match in found if match}
+    return [str(path) for path in files], set()
 
 
 def _is_date(text: str) -> bool:
@@ -92,11 +98,17 @@ def _is_date(text: str) -> bool:
         return False
 
 
-def _band_column(columns: list[list[str]], varying: list[int], files: Sequence[Path]) -> int:
-    """Find the part of the names that tells the band: the last one that looks like it, or the only one that differs."""
+def _band_column(columns: list[list[str]], varying: list[int], files: Sequence[Path], dates: int) -> int:
+    """Find the part of the names that tells the band: the last one that looks like it, or the only one that differs.
+
+    Returns -1 for a series of one band.
+    """
     likely = [i for i in varying if all(BANDLIKE.fullmatch(token) for token in columns[i])]
     if likely:
         return likely[-1]
+    # A scene's bands are of one date, so a date with a single file tells that this file is the whole scene.
+    if dates == len(files):
+        return -1
     if len(varying) == 1:
         return varying[0]
     raise SceneError(

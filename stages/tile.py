@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from stages.errors import SceneError
 from stages.formats.scenes import Scenes, Source, read_scenes
 from stages.formats.tiles import META, Tiles
 from stages.geo.frame import Frame, native_grid, same_crs, snapped_grid, tidy, unwrap
 from stages.geo.grid import Grid, Window
+from stages.geo.headers import iso_date
 from stages.geo.warp import Layers, Patch, warp
 from stages.progress import report
 from stages.settings import Settings
@@ -65,6 +66,20 @@ class Config(Settings):
     resampling: Literal["auto", "nearest", "bilinear", "cubic", "average"] = Field(
         "auto", description="auto: average where a scene is finer than the grid, bilinear otherwise"
     )
+    dates: Literal["all", "latest"] | tuple[str, ...] = Field(
+        "all",
+        description="Dates of the cube: all (each is an input of the model), latest (the newest one alone, so that a "
+        "model trained on one date maps each new one) or a list of them",
+    )
+
+    @field_validator("dates", mode="before")
+    @classmethod
+    def _iso(cls, dates: Any) -> Any:
+        if not isinstance(dates, list | tuple):
+            return dates
+        if not dates:
+            raise ValueError("an empty list of dates makes no cube; name one, or take all or latest")
+        return tuple(iso_date(date) for date in dates)
 
 
 @dataclass(frozen=True)
@@ -97,7 +112,7 @@ def run(scenes: Path, out: Path, config: Config) -> None:
     Raises:
         SceneError: a scene does not reach the grid, or a band is constant or all nodata there.
     """
-    table = read_scenes(scenes)
+    table = pick_dates(read_scenes(scenes), config.dates)
     plan = make_plan(table, config)
     tiles = _open_store(out, plan, table)
     rows = _cut_all(tiles, plan)
@@ -110,6 +125,24 @@ def run(scenes: Path, out: Path, config: Config) -> None:
         len(rows), plan.grid.width, plan.grid.height, plan.grid.resolution, plan.grid.crs[:40], len(plan.dates),
         100 * share / (plan.grid.width * plan.grid.height),
     )  # fmt: skip
+
+
+def pick_dates(table: Scenes, dates: str | tuple[str, ...]) -> Scenes:
+    """Keep the scenes of the dates asked for; scenes without a date count as one date, the earliest.
+
+    Raises:
+        SceneError: there is no scene of a date.
+    """
+    if dates == "all":
+        return table
+    wanted = table.dates[-1:] if dates == "latest" else dates
+    for date in wanted:
+        if date not in table.dates:
+            there = ", ".join(date or "undated" for date in table.dates)
+            raise SceneError(
+                f"tile.dates names {date}, but the scenes are of {there}; name some of these, or take all."
+            )
+    return replace(table, sources=tuple(source for source in table.sources if source.date in wanted))
 
 
 def make_plan(table: Scenes, config: Config) -> Plan:

@@ -118,6 +118,30 @@ def test_a_model_maps_another_area_and_refuses_scenes_that_do_not_fit(tmp_path: 
         (world.root / "configs" / "world.yaml").write_text(yaml.safe_dump(config))
 
 
+def test_a_new_date_is_mapped_by_the_batch_with_the_model_that_stands(tmp_path: Path) -> None:
+    import rasterio
+
+    truth = patchwork((SIZE, SIZE), 2, PATCH, 5)
+    (tmp_path / "configs").mkdir()
+    world = World(tmp_path, truth)
+    pattern, (file, _) = scenes(tmp_path, "one file", truth), labels(tmp_path, "raster", truth)
+    world.run("init", "world", "--scenes", pattern, "--labels", file)
+    world.change(train={"models": ["rf"], "rf": {"trees": 20}})
+    world.run("batch")
+    model = (world.data / "model" / "rf" / "model.onnx").read_bytes()
+
+    # On the next date every patch is of the other class.
+    later = 1 - truth
+    write_raster(tmp_path / "scenes" / "scene_20240701.tif", separable(later, 0), nodata=-9999.0)
+    assert "model kept" in world.run("batch").stdout
+    assert (world.data / "model" / "rf" / "model.onnx").read_bytes() == model
+    with rasterio.open(world.data / "map" / "classes.tif") as layer:
+        mapped = layer.read(1)
+    codes = sorted(entry["code"] for entry in world.config()["classes"])
+    assert (mapped == np.array(codes)[later]).mean() > 0.95
+    assert "up to date" in world.run("batch").stdout
+
+
 def test_the_map_is_the_same_from_threads_processes_and_a_scheduler(tmp_path: Path, trained: World) -> None:
     import shutil
 

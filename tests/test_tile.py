@@ -152,6 +152,31 @@ def test_scenes_of_a_date_are_mosaicked_and_dates_stacked(tmp_path: Path) -> Non
     assert index["valid"].tolist() == pytest.approx([1, 9 / 14, 1, 9 / 14])
 
 
+@pytest.mark.parametrize(
+    ("dates", "there"), [("all", ["2020", "2021"]), ("latest", ["2021"]), (["2020"], ["2020"]), ([2021], ["2021"])]
+)
+def test_dates_are_picked(tmp_path: Path, dates: Any, there: list[str]) -> None:
+    years = {"2020": noise((20, 20), 1), "2021": noise((20, 20), 2)}
+    for year, values in years.items():
+        raster(tmp_path / f"{year}.tif", values)
+    tiles = cut(tmp_path, [{"files": tmp_path / "{date}.tif"}], dates=dates)
+    assert list(tiles.dates) == there
+    assert tiles.channels == (("b",) if len(there) == 1 else ("b@2020", "b@2021"))
+    for found, year in zip(whole(tiles)[0], there, strict=True):
+        assert (found[0] == years[year]).all()
+
+
+@pytest.mark.parametrize(
+    ("dates", "error"), [(["2019"], SceneError), ([], ValidationError), (["soon"], ValidationError)]
+)
+def test_dates_that_there_are_none_of(tmp_path: Path, dates: Any, error: type[Exception]) -> None:
+    raster(tmp_path / "2020.tif", noise((20, 20)))
+    with pytest.raises(error) as caught:
+        cut(tmp_path, [{"files": tmp_path / "{date}.tif"}], dates=dates)
+    if error is SceneError:
+        assert str(caught.value).startswith("tile.dates names 2019, but the scenes are of 2020;")
+
+
 def test_bands_of_10_and_20_metres_share_the_finer_grid(tmp_path: Path) -> None:
     raster(tmp_path / "s_fine.tif", noise((16, 16)))
     raster(tmp_path / "s_coarse.tif", lambda x, y: (x - CORNER[0]) + 2 * (CORNER[1] - y), shape=(8, 8), resolution=20)
