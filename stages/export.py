@@ -35,6 +35,7 @@ _logger = logging.getLogger(__name__)
 POLYGONS = "classes.gpkg"
 STYLE = "classes.qml"
 LEGEND = "legend.png"
+PICTURE = "map.png"
 REPORT = "report.html"
 _STEPS = 4
 
@@ -119,6 +120,7 @@ def run(  # noqa: PLR0917
     (out / STYLE).write_text(style, encoding="utf-8")
     progress.report("export", 3, _STEPS)
     (out / LEGEND).write_bytes(pictures.legend_picture(inputs.legend))
+    (out / PICTURE).write_bytes(_picture(inputs))
     report = describe(inputs, areas_of(indices, inputs), effect)
     (out / REPORT).write_text(render(report), encoding="utf-8")
     progress.report("export", 4, _STEPS)
@@ -275,6 +277,14 @@ def draw(inputs: Inputs) -> tuple[dict[str, bytes], tuple[str, ...]]:
     if curves := learning_curves(inputs.model):
         drawn["curves"] = pictures.curves_picture(curves)
     return drawn, bands
+
+
+def _picture(inputs: Inputs) -> bytes:
+    """Draw the map with title, legend and the licence of the data, to stand alone in a text or on a slide."""
+    config = inputs.config
+    indices = thinned.layer(inputs.classes / maps.CLASSES, config.picture)
+    licence = f"Data: {config.attribution}" if config.attribution else ""
+    return pictures.map_picture(indices, inputs.legend, inputs.ground, config.title or "Map", licence)
 
 
 def learning_curves(model: Path) -> list[pictures.Curve]:

@@ -10,10 +10,11 @@ import numpy as np
 import rasterio
 from affine import Affine
 
-from stages.formats.samples import Samples
+from stages.formats.samples import UNLABELLED, Role, Samples
 from stages.formats.tiles import Tiles
-from stages.geo.grid import Grid
+from stages.geo.grid import Grid, Window
 from stages.label import Config, run
+from stages.training.splits import check_groups, verify_window
 
 CRS = "EPSG:32633"
 GRID = Grid(CRS, 10.0, 500_000.0, 5_400_000.0, 48, 40, 16)
@@ -66,3 +67,15 @@ class LabelWorld:
         values = {"classes": CLASSES, "file": file, "block": 80, "buffer": 15, **settings}
         run(self.root / "tiles", out, Config(**values))
         return Samples(out)
+
+
+def verify(samples: Samples) -> None:
+    """Check all windows for leaks, as the stage does before it ends."""
+    check_groups([verify_window(samples, GRID, window) for _, _, window in GRID.tiles()])
+
+
+def loss_targets(samples: Samples, fold: int | None, window: Window) -> np.ndarray:
+    """Class index where a training loss may look, `UNLABELLED` elsewhere."""
+    training = samples.roles(fold, window) == Role.TRAIN
+    targets: np.ndarray = np.where(training, samples.read("target", window), np.uint8(UNLABELLED))
+    return targets

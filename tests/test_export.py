@@ -13,7 +13,7 @@ from stages import export
 from stages.settings import MapClass
 from tests.delivery import area_of, make
 
-FILES = {"classes.tif", "classes.tif.aux.xml", "confidence.tif", "classes.gpkg", "classes.qml", "legend.png",
+FILES = {"classes.tif", "classes.tif.aux.xml", "confidence.tif", "classes.gpkg", "classes.qml", "legend.png", "map.png",
          "report.html"}  # fmt: skip
 
 

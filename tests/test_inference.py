@@ -210,7 +210,7 @@ def test_values_on_another_scale_are_refused(tmp_path: Path) -> None:
     numbers = np.stack([reflectance[0], 10_000 * reflectance[1]])
     check_values(card_of(2, 2, **learnt), write_tiles(tmp_path / "alike", reflectance))
     check_values(card_of(2, 2), write_tiles(tmp_path / "unknown", numbers))
-    with pytest.raises(ModelError, match="nir runs from 250.* but model tiny learnt from 0.02 to 0.4"):
+    with pytest.raises(ModelError, match=r"nir runs from 250.* but model tiny learnt from 0.02 to 0.4"):
         check_values(card_of(2, 2, **learnt), write_tiles(tmp_path / "numbers", numbers))
     with pytest.raises(ModelError, match="scaled otherwise"):
         check_values(card_of(2, 2, **learnt), write_tiles(tmp_path / "tiny", reflectance / 10_000))
@@ -219,7 +219,7 @@ def test_values_on_another_scale_are_refused(tmp_path: Path) -> None:
 def test_pixels_are_compared_on_the_ground(tmp_path: Path) -> None:
     # 10 units of Web Mercator measure 6.6 m at 49 degrees north.
     tiles = write_tiles(tmp_path / "tiles", np.ones((2, 8, 8)), crs="EPSG:3857", left=1e6, top=6_274_861.0)
-    with pytest.raises(ModelError, match="trained on pixels of 10 m, but those of the tiles measure 6.5"):
+    with pytest.raises(ModelError, match=r"trained on pixels of 10 m, but those of the tiles measure 6\.5"):
         check_fit(card_of(2, 2), tiles)
 
 

@@ -18,7 +18,7 @@ from stages.errors import LabelError
 from stages.formats.samples import DROPPED, UNLABELLED, Part, Role, Samples
 from stages.formats.tiles import Tiles
 from stages.label import Config, sources
-from tests.label_worlds import CLASSES, CRS, GRID, LabelWorld
+from tests.label_worlds import CLASSES, CRS, GRID, LabelWorld, loss_targets
 
 WHOLE = GRID.whole
 
@@ -77,7 +77,7 @@ def test_statistics_come_from_valid_training_pixels_only(tmp_path: Path) -> None
         assert found["std"] == pytest.approx(image[:, mask].std(axis=1, dtype=np.float64).tolist())
         assert found["percentiles"]["98"] == pytest.approx(np.percentile(image[:, mask], 98, axis=1).tolist())
         assert found["channels"] == ["red", "nir"]
-        loss = samples.loss_targets(fold, WHOLE)
+        loss = loss_targets(samples, fold, WHOLE)
         assert found["class_pixels"] == [int((loss == k).sum()) for k in (0, 1)]
         assert found["class_means"][1] == pytest.approx(image[:, loss == 1].mean(axis=1, dtype=np.float64).tolist())
     assert samples.summary["on_nodata"] == 300

@@ -17,8 +17,8 @@ from shapely.geometry import box
 from stages.errors import LeakError
 from stages.formats.samples import STORE, SUMMARY, UNLABELLED, Part, Role, Samples
 from stages.formats.tiles import Tiles
-from stages.training.splits import check_training_input, verify
-from tests.label_worlds import CRS, GRID, LabelWorld
+from stages.training.splits import check_training_input
+from tests.label_worlds import CRS, GRID, LabelWorld, loss_targets, verify
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def plant(samples: Samples, name: str, at: tuple[int, ...], value: int) -> Sampl
 
 
 def test_sound_samples_pass(samples: Samples) -> None:
-    verify(samples, GRID)
+    verify(samples)
 
 
 def test_roles_keep_the_buffer_measured_by_brute_force(samples: Samples) -> None:
@@ -74,24 +74,24 @@ def test_roles_keep_the_buffer_measured_by_brute_force(samples: Samples) -> None
 def test_a_training_label_in_a_test_block_is_seen(samples: Samples) -> None:
     at = place(samples, lambda s: s.roles(0, GRID.whole) == Role.TEST)
     with pytest.raises(LeakError, match="1 training labels of fold 0 lie in held-out blocks"):
-        verify(plant(samples, "role", (0, *at), Role.TRAIN), GRID)
+        verify(plant(samples, "role", (0, *at), Role.TRAIN))
 
 
 def test_a_training_label_in_a_validation_block_is_seen(samples: Samples) -> None:
     at = place(samples, lambda s: s.roles(2, GRID.whole) == Role.VALIDATION)
     with pytest.raises(LeakError, match="1 training labels of fold 2 lie in held-out blocks"):
-        verify(plant(samples, "role", (2, *at), Role.TRAIN), GRID)
+        verify(plant(samples, "role", (2, *at), Role.TRAIN))
 
 
 def test_a_training_label_in_the_independent_set_is_seen_even_in_the_final_model(samples: Samples) -> None:
     with pytest.raises(LeakError, match="1 training labels of the final model lie in held-out"):
-        verify(plant(samples, "final", (20, 20), Role.TRAIN), GRID)
+        verify(plant(samples, "final", (20, 20), Role.TRAIN))
 
 
 def test_a_training_label_within_the_buffer_is_seen(samples: Samples) -> None:
     at = place(samples, lambda s: s.roles(1, GRID.whole) == Role.BUFFER)
     with pytest.raises(LeakError, match="1 training labels of fold 1 lie within the buffer"):
-        verify(plant(samples, "role", (1, *at), Role.TRAIN), GRID)
+        verify(plant(samples, "role", (1, *at), Role.TRAIN))
 
 
 def test_a_divided_group_is_seen(samples: Samples) -> None:
@@ -101,13 +101,13 @@ def test_a_divided_group_is_seen(samples: Samples) -> None:
     twins = np.flatnonzero((samples.parts == samples.parts[:, [block[at]]]).all(axis=0))
     other = next(int(twin) for twin in twins if twin != block[at])
     with pytest.raises(LeakError, match="1 groups are divided between ground blocks, the first is number 0"):
-        verify(plant(samples, "block", at, other), GRID)
+        verify(plant(samples, "block", at, other))
 
 
 def test_a_mask_that_lets_held_out_pixels_through_is_seen(samples: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Samples, "training_mask", lambda _, __, window: np.ones((window.height, window.width), bool))
     with pytest.raises(LeakError, match="held-out pixels pass the input mask of fold 0"):
-        verify(samples, GRID)
+        verify(samples)
 
 
 def test_a_block_that_changes_sides_is_seen(samples: Samples) -> None:
@@ -116,14 +116,14 @@ def test_a_block_that_changes_sides_is_seen(samples: Samples) -> None:
     summary["parts"][0][block] = int(Part.TEST)
     (samples.folder / SUMMARY).write_text(json.dumps(summary))
     with pytest.raises(LeakError, match="training labels of fold 0 lie in held-out blocks"):
-        verify(Samples(samples.folder), GRID)
+        verify(Samples(samples.folder))
 
 
 @pytest.mark.parametrize("fold", [0, 1, 2, None])
 def test_the_arrays_a_training_is_fed_are_checked(samples: Samples, fold: int | None) -> None:
     window = GRID.whole
     valid = Tiles(samples.folder.parent / "tiles").read_channels(window)[1] & samples.training_mask(fold, window)
-    labels = samples.loss_targets(fold, window)
+    labels = loss_targets(samples, fold, window)
     check_training_input(valid, labels, samples, fold, window)
     held = place(samples, lambda s: ~s.training_mask(fold, window))
     valid[held] = True
@@ -136,7 +136,7 @@ def test_the_arrays_a_training_is_fed_are_checked(samples: Samples, fold: int | 
 
 
 def test_a_buffer_label_in_the_loss_is_seen(samples: Samples) -> None:
-    labels = samples.loss_targets(0, GRID.whole)
+    labels = loss_targets(samples, 0, GRID.whole)
     labels[place(samples, lambda s: s.roles(0, GRID.whole) == Role.BUFFER)] = 1
     with pytest.raises(LeakError, match="1 labels that are not training labels"):
         check_training_input(np.zeros(GRID.shape, bool), labels, samples, 0, GRID.whole)

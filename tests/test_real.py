@@ -131,5 +131,6 @@ def test_style_legend_and_report_come_along() -> None:
     style = ElementTree.parse(MAP / "classes.qml")  # noqa: S314
     labels = [entry.get("label") for entry in style.iter("paletteEntry")]
     assert labels == ["developed", "open land", "shrubland", "forest", "water"]
-    assert (MAP / "legend.png").read_bytes().startswith(b"\x89PNG\r\n")
+    for picture in ("legend.png", "map.png"):
+        assert (MAP / picture).read_bytes().startswith(b"\x89PNG\r\n")
     assert "Data: North Carolina sample data set, CC BY-SA 3.0" in (MAP / "report.html").read_text(encoding="utf-8")

@@ -324,6 +324,7 @@ def _origin(report: Report) -> str:
         ("classes.gpkg", "polygons with class, code and hectares (mapped area)"),
         ("classes.qml", "QGIS style of both"),
         ("legend.png", "the legend as a picture"),
+        ("map.png", "the map with its legend as a picture"),
     ]
     return page.section(
         "Licence and origin", page.facts(entries), page.heading("Files of this delivery"), page.facts(files)

@@ -157,12 +157,6 @@ class Samples:
         roles: np.ndarray = self._array("role")[(fold, *window.slices)]
         return roles
 
-    def loss_targets(self, fold: int | None, window: Window) -> np.ndarray:
-        """Class index where a training loss of a fold may look, `UNLABELLED` elsewhere: uint8 (y, x)."""
-        training = self.roles(fold, window) == Role.TRAIN
-        targets: np.ndarray = np.where(training, self.read("target", window), np.uint8(UNLABELLED))
-        return targets
-
     def write_blocks(self, table: Any) -> None:
         """Write the blocks (geopandas): id, row, col, part_<fold>, pixels_<class> of every class, outline."""
         table.to_parquet(self.folder / BLOCKS)

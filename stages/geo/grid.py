@@ -74,13 +74,6 @@ class Grid:
         right = self.left + self.width * self.resolution
         return self.left, self.top - self.height * self.resolution, right, self.top
 
-    def transform_of(self, window: Window) -> Affine:
-        """Affine transform of a window of the grid."""
-        from affine import Affine
-
-        left, top = self.left + window.col * self.resolution, self.top - window.row * self.resolution
-        return Affine(self.resolution, 0.0, left, 0.0, -self.resolution, top)
-
     def bounds_of(self, window: Window) -> tuple[float, float, float, float]:
         """Left, bottom, right, top of a window in CRS units."""
         left, top = self.left + window.col * self.resolution, self.top - window.row * self.resolution

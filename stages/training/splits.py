@@ -273,15 +273,6 @@ def check_groups(pairs: list[np.ndarray]) -> None:
         raise LeakError(f"{len(divided)} groups are divided between ground blocks, the first is number {divided[0]}.")
 
 
-def verify(samples: Samples, grid: Grid) -> None:
-    """Check all windows of the grid for leaks between train, validation, test and the independent test set.
-
-    Raises:
-        LeakError: see `verify_window` and `check_groups`.
-    """
-    check_groups([verify_window(samples, grid, window) for _, _, window in grid.tiles()])
-
-
 def _refuse(leak: np.ndarray, what: str) -> None:
     count = int(leak.sum())
     if count:
