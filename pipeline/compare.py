@@ -239,6 +239,8 @@ def _hash(parts: Any) -> str:
 
 def _train(fit: Fit) -> None:
     """Train once and keep the calibrated log-probabilities of every validation and test pixel."""
+    from joblib import parallel_config
+
     from stages.training import calibration
     from stages.training.classifiers import fit as fit_classifier
     from stages.training.classifiers import gather_for
@@ -250,7 +252,9 @@ def _train(fit: Fit) -> None:
     ground = lay_out(split, work / "ground")
     held = gather_for(fit.classifier, fit.recipe, split, Role.VALIDATION)
     task = train.task_of(fit.config, fit.classifier, work / "checkpoints")
-    fitted = fit_classifier(fit.classifier, ground, held, fit.recipe, task)
+    # A worker of Dask may have no processes of its own; scikit-learn warns of it unless told to use threads.
+    with parallel_config(backend="threading"):
+        fitted = fit_classifier(fit.classifier, ground, held, fit.recipe, task)
     logits = fitted.logits(held)
     temperature = calibration.fit_temperature(logits, held.reference)
     found: dict[str, np.ndarray] = {"pixels": ground.pixels(), "temperature": np.array(temperature)}

@@ -105,8 +105,8 @@ def write_models(folder: Path, area: Area) -> None:
         values: dict[str, Any] = {
             "name": kind, "channels": area.bands, "dates": ("2000",), "scaling": "digital numbers",
             "resolution": area.grid.resolution, "metres": area.grid.pixel_metres(), "classes": classes,
-            "margin": 0, "stride": 1, "temperature": 1.0, "tta": False, "fingerprint": "0123456789abcdef", "settings": {"epochs": 5},
-            "curves": curves if kind == "unet" else {}, **area.card,
+            "margin": 0, "stride": 1, "temperature": 1.0, "tta": False, "fingerprint": "0123456789abcdef",
+            "settings": {"epochs": 5}, "curves": curves if kind == "unet" else {}, **area.card,
         }  # fmt: skip
         write_card(folder / kind, ModelCard(**values))
         (folder / kind / ONNX).write_bytes(b"")
