@@ -79,6 +79,8 @@ ROWS: dict[str, Row] = {
     "cnn balanced": Row("cnn", BALANCED, "balanced"),
     "unet": Row("unet"),
     "unet balanced": Row("unet", BALANCED, "balanced"),
+    "ensemble": Row(train.ENSEMBLE),
+    "ensemble balanced": Row(train.ENSEMBLE, BALANCED, "balanced"),
 }
 
 
@@ -127,7 +129,7 @@ def run(area: Area, seeds: tuple[int, ...] = (0, 1, 2), models: tuple[str, ...] 
     run_stage(area, "tile")
     folder = area.data / FOLDER
     folder.mkdir(exist_ok=True)
-    codes = {name: _hash(_code_of(area, ROWS[name].classifier)) for name in names if name != MAJORITY}
+    codes = {name: _hash(_code_of(area, name)) for name in ("rf", "svm", "mlp", "cnn", "unet")}
     results: list[dict[str, dict[str, np.ndarray]]] = []
     for seed in seeds:
         results.append(_assignment(area, seed, names, codes))
@@ -150,21 +152,25 @@ def _assignment(
     samples = _samples(area, seed)
     config = area.configs["train"]
     assert isinstance(config, train.Config)
-    fits = {
-        name: [
-            Fit(area.data / "tiles", samples, fold, ROWS[name].classifier,
-                config.recipe(ROWS[name].classifier).model_copy(update=dict(ROWS[name].changes)), config, codes[name])
-            for fold in range(_folds(area))
-        ]
-        for name in names if name != MAJORITY
-    }  # fmt: skip
-    _train_all(area, f"assignment {seed}", [fit for listed in fits.values() for fit in listed])
+
+    def fits_of(row: Row, fold: int) -> list[Fit]:
+        members = config.ensemble.of if row.classifier == train.ENSEMBLE else (row.classifier,)
+        return [
+            Fit(area.data / "tiles", samples, fold, kind,
+                config.recipe(kind).model_copy(update=dict(row.changes)), config, codes[kind])
+            for kind in members
+        ]  # fmt: skip
+
+    fits = {name: [fits_of(ROWS[name], fold) for fold in range(_folds(area))] for name in names if name != MAJORITY}
+    # An ensemble's members may be rows themselves: they are trained once.
+    every = {fit.path: fit for folds in fits.values() for members in folds for fit in members}
+    _train_all(area, f"assignment {seed}", list(every.values()))
     rows: dict[str, dict[str, np.ndarray]] = {}
     for name in names:
         if name == MAJORITY:
             folds = [_majority(area.data / "tiles", samples, fold) for fold in range(_folds(area))]
         else:
-            folds = [_result(fit, ROWS[name].reading) for fit in fits[name]]
+            folds = [_read(_averaged([_stored(fit) for fit in members]), ROWS[name].reading) for members in fits[name]]
         rows[name] = ranking.merged(folds)
         _logger.info("assignment %d: %s", seed, _brief(name, rows[name]))
     return rows
@@ -275,14 +281,29 @@ def _train(fit: Fit) -> None:
     shutil.rmtree(work, ignore_errors=True)
 
 
-def _result(fit: Fit, reading: Reading) -> dict[str, np.ndarray]:
-    """Test and validation confusion of every block: `blocks` (B,), `test` and `validation` (B, K, K)."""
+def _stored(fit: Fit) -> dict[str, np.ndarray]:
     with np.load(fit.path) as stored:
-        return _read(stored, reading)
+        return dict(stored)
+
+
+def _averaged(members: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Average the calibrated probabilities of several fits, and calibrate the average, as `train` does."""
+    from stages.training import calibration
+
+    if len(members) == 1:
+        return members[0]
+    found = dict(members[0])
+    means = {part: np.log(np.mean([np.exp(one[f"{part} log-probabilities"]) for one in members], axis=0))
+             for part in ("validation", "test")}  # fmt: skip
+    temperature = calibration.fit_temperature(means["validation"][None], found["validation reference"])
+    for part, mean in means.items():
+        likely = calibration.probabilities(mean[None], temperature)
+        found[f"{part} log-probabilities"] = np.log(np.maximum(likely, 1e-12))
+    return found
 
 
 def _read(stored: Mapping[str, np.ndarray], reading: Reading) -> dict[str, np.ndarray]:
-    """Turn stored log-probabilities into confusion matrices by block."""
+    """Turn stored log-probabilities into confusion of every block: `blocks` (B,), `test`, `validation` (B, K, K)."""
     pixels = stored["pixels"]
     prior = np.where(pixels > 0, np.log(np.maximum(pixels, 1) / pixels.sum()), 0.0)
     shift = prior if reading == "balanced" else np.zeros_like(prior)

@@ -33,7 +33,7 @@ MAX_PIXELS = 16_000_000
 MAX_CLASSES = 254
 #: Classes in their order, labels on the grid, labels in all.
 Counted = tuple[tuple["Found", ...], int, int]
-MODELS = "[rf, svm, mlp, cnn, unet]"
+MODELS = "[rf, svm, mlp, cnn, unet, ensemble]"
 
 
 @dataclass(frozen=True)

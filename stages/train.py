@@ -23,7 +23,16 @@ from stages.formats.synthetic import read_synthetic
 from stages.formats.tiles import Tiles
 from stages.formats.weights import ITEM, ONNX, ModelCard, fold_folder, read_card, write_card, write_choice
 from stages.settings import STYLE_ONLY, MapClass, Settings
-from stages.training.recipes import Baseline, CnnRecipe, ForestRecipe, MlpRecipe, Recipe, UnetRecipe, VectorRecipe
+from stages.training.recipes import (
+    Baseline,
+    CnnRecipe,
+    EnsembleRecipe,
+    ForestRecipe,
+    MlpRecipe,
+    Recipe,
+    UnetRecipe,
+    VectorRecipe,
+)
 
 if TYPE_CHECKING:
     from stages.training.fitted import Fitted, Hardware, Task
@@ -36,7 +45,9 @@ _logger = logging.getLogger(__name__)
 RESUMES = True
 #: Colours, codes and the licence text are shown, not learned.
 COSMETIC = {**STYLE_ONLY, "attribution": True}
-Name = Literal["rf", "svm", "mlp", "cnn", "unet"]
+Name = Literal["rf", "svm", "mlp", "cnn", "unet", "ensemble"]
+#: Averages networks that are trained before it.
+ENSEMBLE = "ensemble"
 #: Work in progress inside the stage's folder; gone from the finished artifact.
 WORK = ".work"
 
@@ -60,6 +71,7 @@ class Config(Settings):
     mlp: MlpRecipe = Field(default_factory=MlpRecipe, description="Network on single pixels")
     cnn: CnnRecipe = Field(default_factory=CnnRecipe, description="Network on the patch around a pixel")
     unet: UnetRecipe = Field(default_factory=UnetRecipe, description="Dense network")
+    ensemble: EnsembleRecipe = Field(default_factory=EnsembleRecipe, description="Average of trained networks")
 
     @field_validator("models")
     @classmethod
@@ -75,9 +87,22 @@ class Config(Settings):
             raise ValueError(f"model {self.model} is not among models ({', '.join(self.models)}); add it there")
         return self
 
-    def recipe(self, name: str) -> Baseline | Recipe:
+    @model_validator(mode="after")
+    def _averaged(self) -> Config:
+        if ENSEMBLE not in self.models:
+            return self
+        missing = [name for name in self.ensemble.of if name not in self.models[: self.models.index(ENSEMBLE)]]
+        if missing:
+            raise ValueError(f"ensemble averages {missing[0]}, which models does not name before it; put it there")
+        if len({self.recipe(name).average_turns for name in self.ensemble.of}) > 1:
+            raise ValueError(
+                f"average_turns must be the same for {', '.join(self.ensemble.of)}, as ensemble averages them"
+            )
+        return self
+
+    def recipe(self, name: str) -> Any:
         """One classifier's settings, with `epochs` and `lr` of all networks put in."""
-        recipe: Baseline | Recipe = getattr(self, name)
+        recipe: Baseline | Recipe | EnsembleRecipe = getattr(self, name)
         common = {key: value for key in ("epochs", "lr") if (value := getattr(self, key)) is not None}
         return recipe.model_copy(update=common) if isinstance(recipe, Recipe) else recipe
 
@@ -116,7 +141,7 @@ def run(tiles: Path, samples: Path, bands: Path, synthetic: Path, out: Path, con
     chosen: str = config.model or max(candidates, key=lambda name: merit(candidates[name], config.choose_by))
     note = f"best on validation by {config.choose_by}" if config.model is None else "named in the settings"
     if job.samples.crossed:
-        _refit(job, chosen, cards[chosen])
+        _refit(job, chosen, cards)
         note += (
             f"; scores are pooled out of {job.samples.folds} folds, the map's model is refitted on all labels with "
             "the settings found there"
@@ -153,13 +178,26 @@ def _train_all(job: Job) -> dict[str, list[ModelCard]]:
 def _train(job: Job, name: str, ground: Ground) -> None:
     """Train one model on one fold and save it whole."""
     from stages.training.classifiers import fit, gather_for
+    from stages.training.held import gather
 
-    fold, recipe = ground.split.fold, job.config.recipe(name)
-    held = gather_for(name, recipe, ground.split, Role.VALIDATION)
-    task = task_of(job.config, name, job.out / WORK / f"{name}-{fold}")
-    fitted = fit(name, ground, held, recipe, task)
+    fold = ground.split.fold
+    if name == ENSEMBLE:
+        fitted: Fitted = _average(job, fold)
+        held = gather(ground.split, Role.VALIDATION, fitted.margin, fitted.stride)
+    else:
+        recipe = job.config.recipe(name)
+        held = gather_for(name, recipe, ground.split, Role.VALIDATION)
+        task = task_of(job.config, name, job.out / WORK / f"{name}-{fold}")
+        fitted = fit(name, ground, held, recipe, task)
     temperature, scores = validate(fitted, held, ground.split.classes)
     _save(job, name, fold, fitted, (temperature, {"validation": scores, "chosen": fitted.found.chosen}))
+
+
+def _average(job: Job, fold: int | None) -> Fitted:
+    """Average the finished networks of a fold."""
+    from stages.training.ensemble import Ensemble
+
+    return Ensemble([job.folder(name, fold) for name in job.config.ensemble.of])
 
 
 def task_of(config: Config, name: str, folder: Path, chosen: dict[str, Any] | None = None) -> Task:
@@ -223,19 +261,25 @@ def _save(job: Job, name: str, fold: int | None, fitted: Fitted, verdict: tuple[
     aside.rename(folder)
 
 
-def _refit(job: Job, name: str, cards: list[ModelCard]) -> None:
+def _refit(job: Job, name: str, cards: dict[str, list[ModelCard]]) -> None:
     """Fit the chosen model on all labels: found settings by majority, lengths and temperature by median and mean."""
     from stages.training.classifiers import fit
     from stages.training.ground import lay_out
 
     if (job.folder(name, None) / ITEM).is_file():
         return
-    chosen = _agreed([card.metrics["chosen"] for card in cards])
-    ground = lay_out(job.split(None), job.out / WORK / "ground")
-    task = task_of(job.config, name, job.out / WORK / f"{name}-all", chosen)
-    fitted = fit(name, ground, None, job.config.recipe(name), task)
-    scores = _pooled([card.metrics["validation"] for card in cards])
-    temperature = mean(card.temperature for card in cards)
+    chosen: dict[str, Any] = {}
+    if name == ENSEMBLE:
+        for member in job.config.ensemble.of:
+            _refit(job, member, cards)
+        fitted = _average(job, None)
+    else:
+        chosen = _agreed([card.metrics["chosen"] for card in cards[name]])
+        ground = lay_out(job.split(None), job.out / WORK / "ground")
+        task = task_of(job.config, name, job.out / WORK / f"{name}-all", chosen)
+        fitted = fit(name, ground, None, job.config.recipe(name), task)
+    scores = _pooled([card.metrics["validation"] for card in cards[name]])
+    temperature = mean(card.temperature for card in cards[name])
     _save(job, name, None, fitted, (temperature, {"validation": scores, "chosen": chosen}))
 
 

@@ -37,7 +37,7 @@ def test_rows_are_those_of_the_protocol() -> None:
     assert all(dict(compare.ROWS[n].changes).get("windows", "default") == () for n in ("rf", "rf balanced", "svm"))
     # The networks are trained with the area's own settings; only the rows with class weights change these.
     networks = {name: row for name, row in compare.ROWS.items() if row.is_network}
-    assert {name for name, row in networks.items() if not row.changes} == {"mlp", "cnn", "unet"}
+    assert {name for name, row in networks.items() if not row.changes} == {"mlp", "cnn", "unet", "ensemble"}
     assert all(row.changes in ((), (("class_weights", "balanced"),)) for row in networks.values())
     assert all(("balanced" in name) == (row.reading == "balanced") for name, row in compare.ROWS.items())
 
@@ -76,6 +76,33 @@ def test_the_table_is_written_and_a_second_run_trains_nothing(area: Area, monkey
     assert not list(folder.rglob("*.work"))
 
 
+def test_an_ensemble_averages_probabilities_and_trains_nothing_of_its_own(
+    area: Area, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = []
+    for likely in ([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]], [[0.7, 0.3], [0.2, 0.8], [0.4, 0.6]]):
+        members.append({"pixels": np.array([50, 50])} | {
+            f"{part} {what}": values for part in ("test", "validation") for what, values in (
+                ("log-probabilities", np.log(likely)), ("reference", np.array([0, 0, 1])), ("block", np.zeros(3, int)),
+            )
+        })  # fmt: skip
+    # The mean probabilities are 0.8, 0.4 and 0.3: one temperature for all moves none of them over a half.
+    matrix = compare._read(compare._averaged(members), "prior")["test"][0]
+    assert matrix.tolist() == [[1, 1], [0, 1]]
+    assert compare._averaged(members[:1]) is members[0]
+
+    trained: list[str] = []
+    monkeypatch.setattr(compare, "_train_all", lambda *given: trained.extend(fit.classifier for fit in given[-1]))
+    monkeypatch.setattr(compare, "_stored", lambda _: {})
+    monkeypatch.setattr(compare, "_averaged", len)
+    monkeypatch.setattr(compare, "_read", lambda count, _: {"members": count})
+    monkeypatch.setattr(compare.ranking, "merged", lambda folds: folds)
+    monkeypatch.setattr(compare, "_brief", lambda *_: "")
+    rows = compare._assignment(area, 0, ("cnn", "ensemble"), dict.fromkeys(("cnn", "unet"), "code"))
+    assert sorted(trained) == ["cnn"] * 3 + ["unet"] * 3
+    assert [fold["members"] for fold in rows["ensemble"]] == [2, 2, 2]
+
+
 def test_processes_give_what_one_process_gives(area: Area) -> None:
     rows = ("rf", "mlp")
     compare.run(area, seeds=(0,), models=rows)
@@ -92,7 +119,8 @@ def test_a_key_tells_settings_code_and_labels(area: Area, monkeypatch: pytest.Mo
         config = area.configs["train"].model_copy(update=train)
         caught: list[compare.Fit] = []
         monkeypatch.setattr(compare, "_train_all", lambda *given: caught.extend(given[-1]))
-        monkeypatch.setattr(compare, "_result", lambda *_: {})
+        monkeypatch.setattr(compare, "_stored", lambda _: {})
+        monkeypatch.setattr(compare, "_read", lambda *_: {})
         monkeypatch.setattr(compare.ranking, "merged", lambda _: {})
         monkeypatch.setattr(compare, "_brief", lambda *_: "")
         other = Area(area.name, area.root, area.settings, {**area.configs, "train": config})

@@ -53,7 +53,7 @@ def test_one_file_of_several_bands_and_a_label_raster(tmp_path: Path) -> None:
         "buffer": pytest.approx(10, rel=1e-2),
     }
     assert config["export"]["min_area"] == pytest.approx(0.04, rel=2e-3)
-    assert config["train"]["models"] == ["rf", "svm", "mlp", "cnn", "unet"]
+    assert config["train"]["models"] == ["rf", "svm", "mlp", "cnn", "unet", "ensemble"]
     assert config["tile"] == {"dates": "latest"}
     assert notes[-1] == "Wrote configs/mine.yaml; next: make run AREA=mine"
     assert not [note for note in notes if note.startswith("Check")]

@@ -30,6 +30,7 @@ from stages.training.ground import Ground
 from stages.training.held import Held
 from stages.training.onnx_file import export_module, save_weights
 from stages.training.recipes import Recipe
+from stages.training.views import VIEWS, seen, seen_back
 
 CHECKPOINT = "last.ckpt"
 _logger = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class FittedNetwork:
 
     def logits(self, held: Held) -> np.ndarray:
         """Logits of the held-out pixels: (views, pixels, class)."""
-        views = [(turns, mirrored) for mirrored in (False, True) for turns in range(4)] if self.tta else [(0, False)]
+        views = VIEWS if self.tta else VIEWS[:1]
         return np.stack([np.concatenate(list(_predict(self.classifier, held, *view))) for view in views])
 
     def export(self, folder: Path) -> None:
@@ -320,12 +321,7 @@ def _predict(classifier: nn.Module, held: Held, turns: int = 0, mirrored: bool =
     for image, valid, at in zip(held.image, held.valid, held.at, strict=True):
         if not at.any():
             continue
-        seen = [torch.from_numpy(_view(array, turns, mirrored))[None].to(device) for array in (image, valid)]
+        shown = [torch.from_numpy(seen(array, turns, mirrored))[None].to(device) for array in (image, valid)]
         with torch.no_grad():
-            found = classifier(seen[0].contiguous(memory_format=torch.channels_last), seen[1])[0].float().cpu().numpy()
-        back = np.rot90(found, -turns, axes=(1, 2))
-        yield (back[..., ::-1] if mirrored else back)[:, at].T
-
-
-def _view(array: np.ndarray, turns: int, mirrored: bool) -> np.ndarray:
-    return np.ascontiguousarray(np.rot90(array[..., ::-1] if mirrored else array, turns, axes=(-2, -1)))
+            found = classifier(shown[0].contiguous(memory_format=torch.channels_last), shown[1])[0]
+        yield seen_back(found.float().cpu().numpy(), turns, mirrored)[:, at].T

@@ -93,6 +93,14 @@ class UnetRecipe(Recipe):
         return self
 
 
+class EnsembleRecipe(Settings):
+    """Average of trained networks."""
+
+    of: tuple[Literal["mlp", "cnn", "unet"], ...] = Field(
+        ("cnn", "unet"), min_length=2, description="The networks whose calibrated probabilities are averaged"
+    )
+
+
 class Baseline(Settings):
     """What forests and support vector machines share."""
 
