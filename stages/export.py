@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stages import progress
 from stages.delivery import pictures, thinned
@@ -28,7 +28,7 @@ from stages.geo.geopackage import LayerNotes, write_geopackage
 from stages.geo.grid import Grid, Window
 from stages.geo.polygons import polygonize
 from stages.geo.sieve import sieve
-from stages.settings import MapClass, Settings
+from stages.settings import MapClass, Settings, refuse_same_codes
 
 _logger = logging.getLogger(__name__)
 
@@ -48,6 +48,11 @@ class Config(Settings):
     classes: tuple[MapClass, ...] = Field((), description="Names, codes and colours; the model's own where empty")
     min_area: float = Field(0.0, ge=0, description="Polygons smaller than this join their largest neighbour, hectares")
     picture: int = Field(1600, ge=100, le=10_000, description="Longest side of the report's pictures, pixels")
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Config:
+        refuse_same_codes(self.classes)
+        return self
 
 
 @dataclass(frozen=True)

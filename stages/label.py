@@ -20,6 +20,7 @@ from stages.geo import labels as sources_of_labels
 from stages.geo.blocks import Blocks, smallest_sides
 from stages.geo.burn import burn
 from stages.geo.grid import Grid, Window
+from stages.geo.headers import sidecars
 from stages.geo.labels import EACH, NONE, LabelFile, label_key
 from stages.progress import report
 from stages.settings import STYLE_ONLY, MapClass, Settings, refuse_same_codes
@@ -130,13 +131,16 @@ class Ownership:
 
 @dataclass(frozen=True)
 class Measured:
-    """Roles and training statistics of a window: pixels (fold + 1, role, class), moments, values kept."""
+    """Roles and training statistics of a window.
 
-    window: Window
+    ``roles`` counts pixels (fold + 1, role, class + 1), ``by_class`` sums the values of training labels
+    (fold + 1, class, channel); a row of ``by_block`` is the block in ``block``; ``values`` (pixel, channel) are kept.
+    """
+
     roles: np.ndarray
     block: np.ndarray
     by_block: Moments
-    by_class: list[Moments]
+    by_class: np.ndarray
     values: np.ndarray
     value_block: np.ndarray
 
@@ -150,7 +154,7 @@ def sources(config: Config) -> list[Path]:
     files = [path for path in (config.file, config.test) if path is not None]
     for path in files:
         sources_of_labels.check_file(path)
-    return [found for path in files for found in sources_of_labels.sidecars(path)]
+    return [found for path in files for found in (path, *sidecars(path))]
 
 
 def run(tiles: Path, out: Path, config: Config) -> None:
@@ -326,14 +330,14 @@ def _measure(job: Job, samples: Samples, window: Window, roles: np.ndarray) -> M
     by_class = []
     for role in roles:
         training = role == Role.TRAIN
-        by_class.append(statistics.moments(pixels[training], target[training], classes))
+        by_class.append(statistics.sums(pixels[training], target[training], classes))
     counted = np.where(target == DROPPED, classes, np.minimum(target, classes + 1))
     table = [np.bincount(role.ravel() * (classes + 2) + counted.ravel(), minlength=7 * (classes + 2)) for role in roles]
     rows, cols = np.nonzero(open_to_all)
     share = statistics.kept_share(job.grid.height * job.grid.width, len(image))
     some = statistics.kept(rows + window.row, cols + window.col, share)
     return Measured(
-        window, np.reshape(table, (len(roles), 7, classes + 2))[..., :-1], block, by_block, by_class,
+        np.reshape(table, (len(roles), 7, classes + 2))[..., :-1], block, by_block, np.stack(by_class),
         pixels[open_to_all][some], block[row.ravel()[some]],
     )  # fmt: skip
 
@@ -343,12 +347,14 @@ def _statistics(job: Job, measured: Sequence[Measured], parts: np.ndarray) -> li
     final = np.full((1, parts.shape[1]), Part.TRAIN, dtype=parts.dtype)
     values = np.concatenate([tile.values for tile in measured])
     value_block = np.concatenate([tile.value_block for tile in measured])
+    pixels = np.sum([tile.roles[:, Role.TRAIN, :-1] for tile in measured], axis=0)
+    totals = np.sum([tile.by_class for tile in measured], axis=0)
     entries = []
     for fold, part in enumerate(np.concatenate([parts, final])):
         training = part == Part.TRAIN
         inputs = statistics.pool([_rows(tile.by_block, training[tile.block]) for tile in measured])
-        classes = statistics.pool([tile.by_class[fold] for tile in measured], rows=len(job.config.classes))
-        entries.append(statistics.entry(job.tiles.channels, inputs, values[training[value_block]], classes))
+        some = values[training[value_block]]
+        entries.append(statistics.entry(job.tiles.channels, inputs, some, pixels[fold], totals[fold]))
     return entries
 
 

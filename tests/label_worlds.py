@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import rasterio
-from affine import Affine
 
 from stages.formats.samples import UNLABELLED, Role, Samples
 from stages.formats.tiles import Tiles
@@ -29,31 +28,32 @@ class LabelWorld:
     """A folder with a tile store; stripes of two classes, 2 pixels wide, cover the grid."""
 
     root: Path
+    grid: Grid = GRID
 
     @classmethod
-    def build(cls, root: Path, invalid: tuple[slice, slice] | None = None) -> LabelWorld:
+    def build(cls, root: Path, invalid: tuple[slice, slice] | None = None, grid: Grid = GRID) -> LabelWorld:
         """Write the tile store, with pixels invalid where asked."""
         folder = root / "tiles"
         folder.mkdir(parents=True)
-        tiles = Tiles.create(folder, GRID, ("red", "nir"), ("2020",), "digital numbers")
-        cube = np.random.default_rng(0).normal(100, 5, (1, 2, *GRID.shape)).astype(np.float32)
-        valid = np.ones((1, *GRID.shape), dtype=bool)
+        tiles = Tiles.create(folder, grid, ("red", "nir"), ("2020",), "digital numbers")
+        cube = np.random.default_rng(0).normal(100, 5, (1, 2, *grid.shape)).astype(np.float32)
+        valid = np.ones((1, *grid.shape), dtype=bool)
         if invalid is not None:
             valid[(0, *invalid)] = False
-        for _, _, window in GRID.tiles():
+        for _, _, window in grid.tiles():
             tiles.write(window, cube[(..., *window.slices)], valid[(..., *window.slices)])
-        return cls(root)
+        return cls(root, grid)
 
     @property
     def truth(self) -> np.ndarray:
         """Label value 1 or 2 of every pixel."""
-        rows, _ = np.indices(GRID.shape)
+        rows, _ = np.indices(self.grid.shape)
         return (1 + rows // 2 % 2).astype(np.uint8)
 
     def raster(self, values: np.ndarray, name: str = "labels.tif", **profile: Any) -> Path:
         """Write a label raster on the grid, nodata 0 unless told."""
-        options = {"driver": "GTiff", "count": 1, "dtype": values.dtype, "crs": CRS, "nodata": 0, **profile}
-        transform = Affine(GRID.resolution, 0.0, GRID.left, 0.0, -GRID.resolution, GRID.top)
+        options = {"driver": "GTiff", "count": 1, "dtype": values.dtype, "crs": self.grid.crs, "nodata": 0, **profile}
+        transform = self.grid.transform
         path = self.root / name
         height, width = values.shape
         with rasterio.open(path, "w", height=height, width=width, transform=transform, **options) as file:

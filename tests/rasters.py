@@ -71,6 +71,21 @@ def raster(
     return path
 
 
+def spoil_block(path: Path) -> None:
+    """Overwrite the last block of a tiled, compressed GeoTIFF, which keeps its length."""
+    import rasterio
+
+    with rasterio.open(path) as source:
+        high, wide = source.block_shapes[0]
+        name = f"{(source.width - 1) // wide}_{(source.height - 1) // high}"
+        start, size = (
+            int(source.get_tag_item(f"BLOCK_{what}_{name}", "TIFF", bidx=source.count)) for what in ("OFFSET", "SIZE")
+        )
+    content = bytearray(path.read_bytes())
+    content[start : start + size] = b"\xff" * size
+    path.write_bytes(content)
+
+
 def noise(shape: tuple[int, ...], seed: int = 0, dtype: str = "float32") -> np.ndarray:
     """Draw values between 1 and 1000, so that 0 and negative numbers stay free for nodata."""
     return np.random.default_rng(seed).integers(1, 1001, shape).astype(dtype)

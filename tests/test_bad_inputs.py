@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
+import signal
 import subprocess
+import sys
+import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
 import pytest
-from shapely.geometry import Polygon, box
+from rasterio.control import GroundControlPoint
+from rasterio.errors import NotGeoreferencedWarning
+from shapely.geometry import LineString, Polygon, box
+from shapely.geometry.base import BaseGeometry
 
+from tests.rasters import spoil_block
 from tests.worlds import CRS, ORIGIN, World, small_world, write_raster
 
 SCENE = Path("scenes/scene_20240601.tif")
@@ -48,7 +57,9 @@ def bands(world: World) -> np.ndarray:
     return values
 
 
-def polygons(world: World, shapes: list[Polygon], kinds: list[int], crs: str | None = CRS, field: str = "kind") -> None:
+def polygons(
+    world: World, shapes: list[BaseGeometry], kinds: list[int], crs: str | None = CRS, field: str = "kind"
+) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "'crs' was not provided")
         gpd.GeoDataFrame({field: kinds}, geometry=shapes, crs=crs).to_file(world.root / "labels.gpkg")
@@ -102,6 +113,36 @@ def nodata_band(world: World) -> None:
     write_raster(scene(world), values, nodata=-9999.0)
 
 
+def nan_band(world: World) -> None:
+    values = bands(world)
+    values[1, ::2], values[1, 1::2] = np.nan, np.inf
+    write_raster(scene(world), values, nodata=-9999.0)
+
+
+def corrupt_block(world: World) -> None:
+    write_raster(scene(world), bands(world), nodata=-9999.0, compress="deflate")
+    spoil_block(scene(world))
+
+
+def without_a_place(world: World) -> None:
+    from affine import Affine
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        write_raster(scene(world), bands(world), nodata=-9999.0, transform=Affine.identity())
+
+
+def placed_by_points(world: World) -> None:
+    places = [GroundControlPoint(row, col, ORIGIN[0] + col, ORIGIN[1] - row) for row in (0, 96) for col in (0, 96)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        write_raster(scene(world), bands(world), nodata=-9999.0, transform=None, gcps=places)
+
+
+def date_that_there_is_not(world: World) -> None:
+    world.change(tile={"dates": ["2024-07-01"]})
+
+
 def labels_without_crs(world: World) -> None:
     polygons(world, [cell(0, 0)], [0], crs=None)
 
@@ -120,6 +161,62 @@ def labels_of_an_unknown_class(world: World) -> None:
 
 def labels_missing(world: World) -> None:
     (world.root / "labels.tif").unlink()
+
+
+def labels_empty(world: World) -> None:
+    (world.root / "labels.tif").write_bytes(b"")
+
+
+def polygons_empty(world: World) -> None:
+    polygons(world, [cell(0, 0)], [0])
+    (world.root / "labels.gpkg").write_bytes(b"")
+
+
+def labels_truncated(world: World) -> None:
+    path = world.root / "labels.tif"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def polygons_truncated(world: World) -> None:
+    polygons(world, [cell(c, 0) for c in range(0, 96, 16)], [0, 1] * 3)
+    path = world.root / "labels.gpkg"
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def labels_corrupt(world: World) -> None:
+    path = write_raster(world.root / "labels.tif", world.truth, nodata=255, compress="deflate")
+    spoil_block(path)
+
+
+def label_raster_without_crs(world: World) -> None:
+    write_raster(world.root / "labels.tif", world.truth, nodata=255, crs=None)
+
+
+def label_raster_without_a_place(world: World) -> None:
+    from affine import Affine
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        write_raster(world.root / "labels.tif", world.truth, nodata=255, transform=Affine.identity())
+
+
+def label_raster_elsewhere(world: World) -> None:
+    write_raster(world.root / "labels.tif", world.truth, nodata=255, crs="EPSG:32601")
+
+
+def labels_of_the_test_elsewhere(world: World) -> None:
+    write_raster(world.root / "apart.tif", world.truth, nodata=255, crs="EPSG:32601")
+    world.change(label={"test": "apart.tif"})
+
+
+def lines_among_polygons(world: World) -> None:
+    line = LineString([ORIGIN, (ORIGIN[0] + 500, ORIGIN[1] - 500)])
+    polygons(world, [cell(0, 0), line], [0, 1])
+
+
+def two_classes_with_one_code(world: World) -> None:
+    classes = world.config()["classes"]
+    world.change(classes=[entry | {"code": 5} for entry in classes])
 
 
 def class_without_samples(world: World) -> None:
@@ -146,6 +243,18 @@ def unknown_method(world: World) -> None:
     world.change(select={"method": "dqn"})
 
 
+def chip_that_cannot_be_halved(world: World) -> None:
+    world.change(train={"models": ["unet"], "unet": {"chip": 50}})
+
+
+def device_that_is_not_there(world: World) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    world.change(train={"models": ["mlp"], "device": "gpu"})
+
+
 def unreadable_yaml(world: World) -> None:
     (world.root / "configs" / "world.yaml").write_text("title: [unclosed\n")
 
@@ -161,6 +270,22 @@ CASES: list[tuple[Callable[[World], None], str, list[str]]] = [
     (other_bands, "tile", ["scene_20240601.tif", "band"]),
     (constant_band, "tile", ["b2", "constant"]),
     (nodata_band, "tile", ["b3", "nodata"]),
+    (nan_band, "tile", ["b2", "nodata"]),
+    (corrupt_block, "tile", ["scene_20240601.tif is damaged: some of its pixels cannot be read"]),
+    (without_a_place, "tile", ["scene_20240601.tif has a CRS, but its header does not say where"]),
+    (placed_by_points, "tile", ["scene_20240601.tif is placed by ground control points only; warp it"]),
+    (date_that_there_is_not, "tile", ["tile.dates names 2024-07-01, but the scenes are of 2024-06-01"]),
+    (labels_empty, "label", ["labels.tif is empty (0 bytes)"]),
+    (polygons_empty, "label", ["labels.gpkg is empty (0 bytes)"]),
+    (labels_truncated, "label", ["labels.tif", "cannot be read", "cut off"]),
+    (polygons_truncated, "label", ["labels.gpkg cannot be read as a vector file"]),
+    (labels_corrupt, "label", ["labels.tif cannot be read", "damaged"]),
+    (label_raster_without_crs, "label", ["labels.tif has no CRS"]),
+    (label_raster_without_a_place, "label", ["labels.tif has a CRS, but its header does not say where"]),
+    (label_raster_elsewhere, "label", ["labels.tif do not lie on any valid pixel"]),
+    (labels_of_the_test_elsewhere, "label", ["apart.tif do not lie on any valid pixel", "label.test"]),
+    (lines_among_polygons, "label", ["labels.gpkg hold lines and polygons"]),
+    (two_classes_with_one_code, "label", ["classes class 0, class 1 all have code 5"]),
     (labels_without_crs, "label", ["labels.gpkg", "CRS"]),
     (labels_elsewhere, "label", ["labels.gpkg", "overlap"]),
     (labels_without_field, "label", ["kind", "species"]),
@@ -172,12 +297,14 @@ CASES: list[tuple[Callable[[World], None], str, list[str]]] = [
     (wrong_type, "label", ["label.buffer", "wide"]),
     (out_of_range, "label", ["label.purity", "1.5"]),
     (unknown_method, "select", ["select.method", "dqn", "none"]),
+    (chip_that_cannot_be_halved, "train", ["train.unet", "a chip of 50 pixels", "multiple of 8"]),
+    (device_that_is_not_there, "train", ["train.device gpu", "cannot be used on this machine"]),
     (unreadable_yaml, "label", ["world.yaml"]),
 ]
 
 
 def refused(done: subprocess.CompletedProcess[str], words: list[str]) -> None:
-    assert done.returncode != 0, done.stdout
+    assert done.returncode == 2, done.stdout
     said = done.stderr.strip()
     assert "Traceback" not in said + done.stdout
     assert len([line for line in said.splitlines() if line.strip()]) == 1, said
@@ -196,7 +323,8 @@ def test_bad_input_gets_one_sentence_and_loses_nothing(
     spoil(world)
     refused(world.run("run", stage, "--area", "world", check=False), words)
     kept = artifacts(world)
-    last = {"tile": ("data/world/tiles",), "label": ("data/world/samples",), "select": ("data/world/",)}[stage]
+    last = {"tile": "data/world/tiles", "label": "data/world/samples"}.get(stage, "data/world/")
+    assert any(name.startswith(last) for name in before)
     assert {k: v for k, v in kept.items() if k.startswith(last)} == {
         k: v for k, v in before.items() if k.startswith(last)
     }
@@ -210,7 +338,7 @@ def test_invalid_geometries_are_repaired_and_counted(tmp_path: Path) -> None:
     others = [cell(c, r, 12) for c in (16, 48, 80) for r in (16, 48, 80)]
     polygons(world, [*cells, *others, bow_tie], [0] * 9 + [1] * 9 + [0])
     done = world.run("run", "label", "--area", "world")
-    assert "1 invalid" in done.stderr + done.stdout
+    assert "1 invalid label geometries were repaired" in done.stderr + done.stdout
 
 
 def test_nan_and_infinity_are_nodata_and_counted(tmp_path: Path) -> None:
@@ -218,13 +346,14 @@ def test_nan_and_infinity_are_nodata_and_counted(tmp_path: Path) -> None:
 
     world = small_world(tmp_path, size=96, classes=2)
     values = bands(world)
-    values[0, 3, 4], values[1, 5, 6] = np.nan, np.inf
+    values[0, 3, 4], values[0, 3, 5], values[1, 5, 6] = np.nan, -np.inf, np.inf
     write_raster(scene(world), values, nodata=-9999.0)
     done = world.run("run", "tile", "--area", "world")
-    assert "2" in done.stdout + done.stderr
+    for band, count in (("b1", 2), ("b2", 1)):
+        assert f"band {band} of {scene(world)}: {count} values are NaN or infinite" in done.stdout + done.stderr
     tiles = Tiles(world.data / "tiles")
     _, valid = tiles.read_channels(tiles.grid.whole)
-    assert sorted(zip(*np.nonzero(~valid), strict=True)) == [(3, 4), (5, 6)]
+    assert sorted(zip(*np.nonzero(~valid), strict=True)) == [(3, 4), (3, 5), (5, 6)]
 
 
 def test_an_unwritable_data_folder_is_named(tmp_path: Path) -> None:
@@ -232,6 +361,27 @@ def test_an_unwritable_data_folder_is_named(tmp_path: Path) -> None:
     # Tests may run as root, whom no permission stops: a folder below a file can never be made.
     (world.root / "data").write_text("not a folder")
     refused(world.run("run", "ingest", "--area", "world", check=False), ["data"])
+
+
+def test_a_data_folder_that_may_not_be_written_loses_nothing(tmp_path: Path, finished: World) -> None:
+    world = World(shutil.copytree(finished.root, tmp_path / "copy"), finished.truth)
+    before = artifacts(world)
+    world.change(tile={"resampling": "nearest"})
+    with read_only(world.root / "data"):
+        refused(world.run("run", "tile", "--area", "world", check=False), ["data", "Read-only"])
+    assert artifacts(world) == before
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """Mount a folder onto itself so that nobody may write to it."""
+    if os.geteuid() or subprocess.run(["mount", "--bind", str(folder), str(folder)], check=False).returncode:
+        pytest.skip("mounting a read-only folder is refused here")
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(folder)], check=True)
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path) -> None:
@@ -257,38 +407,98 @@ def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path) -> None:
 
 
 def test_a_second_run_on_the_same_area_names_the_first(tmp_path: Path) -> None:
-    import fcntl
-
     world = small_world(tmp_path, size=96, classes=2)
-    world.run("run", "ingest", "--area", "world")
-    with (world.data / ".lock").open("r+") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        refused(world.run("run", "tile", "--area", "world", check=False), ["world"])
+    command = [sys.executable, "-m", "pipeline.cli", "--root", str(world.root), "run", "ingest", "--area", "world"]
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        since = stopped_at_work(first, world.data / ".lock")
+        words = [f"area world is in use by process {first.pid} (terrastage run ingest, since {since})", "--wait"]
+        refused(world.run("run", "tile", "--area", "world", check=False), words)
+        assert not (world.data / "tiles").exists()
+    finally:
+        first.send_signal(signal.SIGCONT)
+        assert first.wait(timeout=120) == 0
+    world.run("run", "tile", "--area", "world")
 
 
-@pytest.mark.parametrize(
-    ("crs", "left", "top", "resolution"),
-    [("EPSG:4326", 179.99, 1.0, 0.0001), ("EPSG:32601", 180_000.0, 100_000.0, 10.0)],
-    ids=["geographic at the antimeridian", "UTM zone 1 at its western edge"],
-)
-def test_areas_are_right_in_any_crs(tmp_path: Path, crs: str, left: float, top: float, resolution: float) -> None:
+def stopped_at_work(process: subprocess.Popen[bytes], lock: Path) -> str:
+    """Halt a run while it holds the lock; since when it does."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        if lock.exists() and lock.read_text():
+            process.send_signal(signal.SIGSTOP)
+            since: str = json.loads(lock.read_text())["since"]
+            return since
+        time.sleep(0.001)
+    raise AssertionError("the first run never took its lock")
+
+
+STEP = 0.0001
+
+
+def test_an_area_across_the_antimeridian_has_labels_on_both_sides(tmp_path: Path) -> None:
+    """A scene from 179.9952 to 180.0048 degrees east; the labels beyond 180 are counted from -180."""
+    import rasterio
     from affine import Affine
 
     world = small_world(tmp_path, size=96, classes=2)
-    place = {"crs": crs, "transform": Affine(resolution, 0.0, left, 0.0, -resolution, top)}
+    left, top, patches = 179.9952, 1.0, [(row, col) for row in range(0, 96, 16) for col in range(0, 96, 16)]
+    write_raster(
+        scene(world), bands(world), nodata=-9999.0, crs="EPSG:4326", transform=Affine(STEP, 0.0, left, 0.0, -STEP, top)
+    )
+    shapes = []
+    for row, col in patches:
+        west = left + col * STEP - (360.0 if col >= 48 else 0.0)
+        shapes.append(box(west, top - (row + 16) * STEP, west + 16 * STEP, top - row * STEP))
+    assert {shape.bounds[0] > 0 for shape in shapes} == {True, False}
+    polygons(world, shapes, [int(world.truth[at]) for at in patches], crs="EPSG:4326")
+    world.change(grid={"crs": "EPSG:4326", "resolution": STEP}, label={"block": 160.0})
+    world.run("run", "--area", "world")
+    summary = json.loads((world.data / "samples" / "samples.json").read_text())
+    assert summary["labelled"] == 96 * 96
+    with rasterio.open(world.data / "map" / "classes.tif") as layer:
+        codes = layer.read(1)
+        assert layer.bounds.left == pytest.approx(left)
+    for side in (codes[:, :48] == world.truth[:, :48] + 1, codes[:, 48:] == world.truth[:, 48:] + 1):
+        assert side.mean() > 0.98
+    # 0.0001 degrees at 1 degree north are 11.130 m by 11.057 m.
+    assert mapped_hectares(world) == pytest.approx(96 * 96 * 11.1301 * 11.0574 / 10_000, rel=5e-3)
+
+
+def test_an_area_at_the_western_edge_of_utm_zone_1_has_true_hectares(tmp_path: Path) -> None:
+    from affine import Affine
+
+    world = small_world(tmp_path, size=96, classes=2)
+    place = {"crs": "EPSG:32601", "transform": Affine(10.0, 0.0, 165_600.0, 0.0, -10.0, 100_000.0)}
     write_raster(scene(world), bands(world), nodata=-9999.0, **place)
     write_raster(world.root / "labels.tif", world.truth, nodata=255, **place)
-    world.change(grid={"crs": crs, "resolution": resolution}, label={"block": 160.0})
+    world.change(grid={"crs": "EPSG:32601"})
     world.run("run", "--area", "world")
-    table = gpd.read_file(world.data / "map" / "classes.gpkg", layer="classes")
-    # 96 x 96 pixels of 10 m; 0.0001 degrees at 1 degree north are 11.130 m by 11.057 m.
-    expected = 96 * 96 * (0.01 if resolution == 10 else 11.1301 * 11.0574 / 10_000)
     # UTM stretches by up to 0.1 % beyond the edge of its zone, so true hectares differ from the grid's by twice that.
-    assert table["hectares"].sum() == pytest.approx(expected, rel=5e-3)
+    assert mapped_hectares(world) == pytest.approx(96 * 96 * 0.01, rel=5e-3)
+
+
+def mapped_hectares(world: World) -> float:
+    return float(gpd.read_file(world.data / "map" / "classes.gpkg", layer="classes")["hectares"].sum())
+
+
+def test_a_scene_of_exactly_one_tile(tmp_path: Path) -> None:
+    import rasterio
+
+    world = small_world(tmp_path, size=64, classes=2)
+    assert world.config()["grid"]["tile"] == 64
+    world.run("run", "--area", "world")
+    with rasterio.open(world.data / "map" / "classes.tif") as layer:
+        assert layer.shape == (64, 64)
+        assert (layer.read(1) == world.truth + 1).mean() > 0.98
 
 
 def test_a_scene_smaller_than_a_tile(tmp_path: Path) -> None:
+    import rasterio
+
     world = small_world(tmp_path, size=48, classes=2)
     world.change(grid={"tile": 256}, label={"block": 80.0})
     world.run("run", "--area", "world")
-    assert (world.data / "map" / "classes.tif").is_file()
+    with rasterio.open(world.data / "map" / "classes.tif") as layer:
+        assert layer.shape == (48, 48)
+        assert (layer.read(1) == world.truth + 1).mean() > 0.98

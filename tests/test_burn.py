@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.features import shapes
 from rasterio.warp import Resampling, reproject, transform_bounds
-from shapely.geometry import Point, Polygon, box, shape
+from shapely.geometry import MultiPolygon, Point, Polygon, box, shape
 
 from stages.errors import LabelError
 from stages.geo.blocks import Blocks, pixel_sides
 from stages.geo.burn import POLYGON_CELLS, burn
+from stages.geo.frame import to_crs
 from stages.geo.grid import Grid, Window
 from stages.geo.labels import EACH, NONE, LabelFile, check_overlap, label_key, read_features
 
@@ -216,6 +217,18 @@ def test_a_raster_in_another_crs_keeps_its_area(tmp_path: Path) -> None:
     assert (category >= 0).sum() == pytest.approx(930, rel=0.01)
 
 
+def test_a_label_rasters_own_mask_counts_beside_its_nodata(tmp_path: Path) -> None:
+    values = np.ones((5, 5), dtype=np.uint8)
+    values[0, 0] = 0
+    mask = np.ones((5, 5), bool)
+    mask[2, 3] = False
+    path = raster(tmp_path / "labels.tif", values, LEFT, TOP, 10.0)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as file:
+        file.write_mask(mask)
+    category, _ = burn(label_file(path), GRID, GRID.whole).dominant()
+    assert np.argwhere(category < 0).tolist() == [[0, 0], [2, 3]]
+
+
 def test_values_of_a_raster_without_a_class_are_counted(tmp_path: Path) -> None:
     values = np.full((5, 5), 1, dtype=np.uint8)
     values[0, :3] = 9
@@ -237,6 +250,114 @@ def test_labels_elsewhere_are_refused_with_both_places(tmp_path: Path) -> None:
         LabelError, match=r"do not overlap the scenes: they lie at 510000\.\.510030, .* 500000\.\.500050"
     ):
         check_overlap(label_file(path), GRID)
+
+
+# --- the antimeridian ------------------------------------------------------------------------------------------------
+
+STEP = 0.0001
+#: 80 columns from 179.996 to 180.004 degrees east: the antimeridian lies between columns 39 and 40.
+DATE_LINE = Grid("EPSG:4326", STEP, 179.996, 1.0, 80, 20, 256)
+
+
+def degrees(col: float, width: float, row: float = 5, height: float = 5, turn: float = 0.0) -> Polygon:
+    """A rectangle in pixels of `DATE_LINE`, moved by a turn of longitude."""
+    left, top = DATE_LINE.left + turn + col * STEP, DATE_LINE.top - row * STEP
+    return box(left, top - height * STEP, left + width * STEP, top)
+
+
+def geographic(folder: Path, shapes: list[object], crs: str = "EPSG:4326") -> Path:
+    path = folder / "labels.gpkg"
+    gpd.GeoDataFrame({"class": [1] * len(shapes)}, geometry=shapes, crs=crs).to_file(path)
+    return path
+
+
+def burnt_columns(path: Path, row: int = 7) -> list[int]:
+    category, _ = burn(label_file(path), DATE_LINE, DATE_LINE.whole).dominant()
+    return np.flatnonzero(category[row] == 0).tolist()
+
+
+@pytest.mark.parametrize("turn", [0.0, -360.0], ids=["counted on", "counted from -180"])
+@pytest.mark.parametrize("points", [False, True], ids=["polygons", "points"])
+def test_features_beyond_the_antimeridian_are_on_the_grid(tmp_path: Path, turn: float, points: bool) -> None:
+    # One on the near side, one beyond, and two on the same parallel far away.
+    shapes = [degrees(10, 5), degrees(60, 5, turn=turn), degrees(0, 5, turn=-170.0), degrees(0, 5, turn=-180.0)]
+    path = geographic(tmp_path, [shape.centroid for shape in shapes] if points else shapes)
+    check_overlap(label_file(path), DATE_LINE)
+    assert burnt_columns(path) == ([12, 62] if points else [*range(10, 15), *range(60, 65)])
+
+
+def test_labels_beyond_the_antimeridian_alone_overlap_the_grid(tmp_path: Path) -> None:
+    path = geographic(tmp_path, [degrees(60, 5, turn=-360.0)])
+    check_overlap(label_file(path), DATE_LINE)
+    assert burnt_columns(path) == [*range(60, 65)]
+    far = geographic(tmp_path, [degrees(60, 5, turn=-180.0)])
+    with pytest.raises(LabelError, match=r"they lie at 0\.002\.\.0\.0025"):
+        check_overlap(label_file(far), DATE_LINE)
+
+
+def test_a_polygon_cut_at_the_antimeridian_is_whole_again(tmp_path: Path) -> None:
+    halves = MultiPolygon([degrees(35, 5), degrees(40, 10, turn=-360.0)])
+    path = geographic(tmp_path, [halves])
+    assert burnt_columns(path) == [*range(35, 50)]
+    assert burn(label_file(path, EACH), DATE_LINE, DATE_LINE.whole).group[7, [35, 49]].tolist() == [0, 0]
+
+
+def test_a_polygon_around_the_globe_covers_both_sides(tmp_path: Path) -> None:
+    path = geographic(tmp_path, [box(-180, -10, 180, 10)])
+    assert burnt_columns(path) == [*range(80)]
+
+
+@pytest.mark.parametrize("crs", ["EPSG:32660", "EPSG:32601", "EPSG:3832"])
+def test_a_polygon_in_metres_is_not_torn_at_the_antimeridian(tmp_path: Path, crs: str) -> None:
+    ring = degrees(30, 20, 2, 12).difference(degrees(42, 3, 5, 5))
+    there = gpd.GeoSeries([ring], crs="EPSG:4326").to_crs(crs)
+    path = geographic(tmp_path, list(there), crs)
+    assert burnt_columns(path) == [*range(30, 42), *range(45, 50)]
+    assert burnt_columns(path, 15) == []
+    # What is not torn there is not on a grid half the globe away either.
+    away = Grid("EPSG:4326", STEP, 9.996, 1.0, 80, 20, 256)
+    assert not burn(label_file(path), away, away.whole).counts.any()
+
+
+@pytest.mark.parametrize("width", [40_075_016.0, 39_000_000.0])
+def test_a_polygon_around_the_globe_in_metres_stays_whole(tmp_path: Path, width: float) -> None:
+    path = geographic(tmp_path, [box(-width / 2, 0, width / 2, 1e6)], "EPSG:3857")
+    away = Grid("EPSG:4326", STEP, 9.996, 1.0, 80, 20, 256)
+    assert (burn(label_file(path), away, away.whole).dominant()[0] == 0).all()
+    assert burnt_columns(path) == ([*range(80)] if width > 4e7 else [])
+
+
+@pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:4258"])
+@pytest.mark.parametrize(
+    ("left", "first"),
+    [(179.996, 0), (-180.004, 0), (-180.0, 40), (179.992, -40)],
+    ids=["across", "across from -180.004", "beyond", "before"],
+)
+def test_a_label_raster_on_any_side_of_the_antimeridian(tmp_path: Path, crs: str, left: float, first: int) -> None:
+    """The raster's first column is column ``first`` of the grid."""
+    values = np.broadcast_to(1 + np.arange(80) // 5 % 2, (20, 80)).astype(np.uint8)
+    path = raster(tmp_path / "labels.tif", values, left, 1.0, STEP, crs=crs)
+    found = burn(label_file(path), DATE_LINE, DATE_LINE.whole)
+    kinds = {first + col: value - 1 for col, value in enumerate(values[0].tolist())}
+    assert found.cells == 1
+    assert found.dominant()[0][7].tolist() == [kinds.get(col, -1) for col in range(80)]
+
+
+def test_a_label_raster_around_the_globe_reaches_over_its_own_edge(tmp_path: Path) -> None:
+    values = np.ones((20, 3600), dtype=np.uint8)
+    values[:, 0] = 2
+    path = raster(tmp_path / "labels.tif", values, -180.0, 1.0, 0.1, crs="EPSG:4326")
+    category, _ = burn(label_file(path), DATE_LINE, DATE_LINE.whole).dominant()
+    assert category[7].tolist() == [0] * 40 + [1] * 40
+
+
+def test_a_label_raster_in_metres_reaches_over_the_antimeridian(tmp_path: Path) -> None:
+    x, y = to_crs("EPSG:4326", "EPSG:32660", np.array([179.996]), np.array([1.0]))
+    path = raster(tmp_path / "labels.tif", np.ones((60, 120), np.uint8), x[0] - 50, y[0] + 50, 10.0, crs="EPSG:32660")
+    assert (burn(label_file(path), DATE_LINE, DATE_LINE.whole).dominant()[0] == 0).all()
+
+
+# --- blocks ----------------------------------------------------------------------------------------------------------
 
 
 def test_blocks_partition_the_grid_in_whole_pixels() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from tests.worlds import World, make_world, patchwork, separable, small_world, textured
 
 STAGES = ["ingest", "tile", "label", "select", "augment", "train", "evaluate", "classify", "export"]
-MODELS = ["rf", "svm", "mlp", "cnn", "unet"]
+MODELS = ["rf", "svm", "mlp", "cnn", "unet", "ensemble"]
 #: Small enough for a test, large enough to learn these worlds.
 CHIPS = {"epochs": 2, "steps": 100, "batch": 4, "chip": 32, "average_turns": False}
 QUICK = {
@@ -84,7 +84,7 @@ def test_texture_is_seen_by_models_with_a_neighbourhood_only(tmp_path: Path) -> 
     world.run("run", "evaluate", "--area", "world")
     found = accuracies(world)
     assert max(found[name] for name in ("rf", "svm", "mlp")) < 0.75, found
-    assert min(found[name] for name in ("cnn", "unet")) > 0.9, found
+    assert min(found[name] for name in ("cnn", "unet", "ensemble")) > 0.9, found
 
 
 def test_shuffled_labels_teach_nothing(tmp_path: Path) -> None:

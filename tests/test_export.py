@@ -8,6 +8,7 @@ import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
+from pydantic import ValidationError
 
 from stages import export
 from stages.settings import MapClass
@@ -124,6 +125,12 @@ def test_new_colours_and_codes_need_no_new_model(made, tmp_path):
     with rasterio.open(out / "classes.tif") as layer:
         assert set(np.unique(layer.read(1))) == {1, 2, 3, 255}
         assert layer.colormap(1)[1] == (0x12, 0x34, 0x56, 255)
+
+
+def test_two_classes_with_one_code_are_refused_before_anything_is_read():
+    classes = [MapClass(name=name, labels=[name], code=7, color="#123456") for name in ("field", "wood")]
+    with pytest.raises(ValidationError, match="classes field, wood all have code 7"):
+        export.Config(classes=classes)
 
 
 def test_an_area_without_labels_is_delivered_as_measured_elsewhere(tmp_path):

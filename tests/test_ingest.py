@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from affine import Affine
+from rasterio.control import GroundControlPoint
+from rasterio.rpc import RPC
 
 from stages import ingest
 from stages.errors import SceneError
 from stages.formats.scenes import FILE, Scenes, footprint, read_scenes
 from stages.geo.frame import Frame
-from stages.geo.headers import iso_date
-from tests.rasters import noise, raster
+from stages.geo.headers import iso_date, sidecars
+from tests.rasters import UTM, noise, raster
 
 
 def ingested(folder: Path, **settings: Any) -> Scenes:
@@ -117,9 +121,35 @@ def test_sources_hold_the_files_and_those_beside_them(tmp_path: Path) -> None:
     beside.write_text("<PAMDataset/>")
     (tmp_path / "b.vrt").write_text('<VRTDataset><SourceFilename relativeToVRT="1">a.tif</SourceFilename></VRTDataset>')
     config = ingest.Config.model_validate({"scenes": [{"files": tmp_path / "b.vrt"}], "bands": {"b": 1}})
-    assert ingest.sources(config) == [tmp_path / "a.tif", tmp_path / "b.vrt"]
+    assert ingest.sources(config) == [tmp_path / "a.tif", beside, tmp_path / "b.vrt"]
     config = ingest.Config.model_validate({"scenes": [{"files": tmp_path / "a.tif"}], "bands": {"b": 1}})
     assert ingest.sources(config) == [tmp_path / "a.tif", beside]
+
+
+def test_sources_of_a_vrt_are_followed_to_the_files(tmp_path: Path) -> None:
+    """A warped VRT of a mosaic of two files, one named from the root, with a mask beside the other."""
+    import rasterio
+    from rasterio import shutil as rio
+    from rasterio.vrt import WarpedVRT
+
+    for name in ("a & b.tif", "c.tif"):
+        raster(tmp_path / "raw" / name, noise((4, 4)))
+    mask = tmp_path / "raw" / "c.tif.msk"
+    mask.write_bytes(b"")
+    (tmp_path / "mosaic.vrt").write_text(
+        '<VRTDataset><SourceFilename relativeToVRT="1">raw/a &amp; b.tif</SourceFilename>'
+        f'<SourceFilename relativeToVRT="0">{tmp_path}/raw/c.tif</SourceFilename>'
+        '<SourceDataset relativeToVRT="1">warped.vrt</SourceDataset></VRTDataset>'
+    )
+    (tmp_path / "warped.vrt").write_text(
+        '<VRTDataset subClass="VRTWarpedDataset"><GDALWarpOptions>'
+        '<SourceDataset relativeToVRT="1">mosaic.vrt</SourceDataset></GDALWarpOptions></VRTDataset>'
+    )
+    names = ["raw/a & b.tif", "raw/c.tif", "raw/c.tif.msk"]
+    assert sidecars(tmp_path / "warped.vrt") == [tmp_path / name for name in ["mosaic.vrt", *names]]
+    with rasterio.open(tmp_path / "raw" / "c.tif") as file, WarpedVRT(file, crs="EPSG:4326") as warped:
+        rio.copy(warped, tmp_path / "made.vrt", driver="VRT")
+    assert tmp_path / "raw" / "c.tif" in sidecars(tmp_path / "made.vrt")
 
 
 def test_brackets_in_a_path_mean_themselves(tmp_path: Path) -> None:
@@ -143,6 +173,10 @@ def cut_the_header(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:9])
 
 
+POINTS = [GroundControlPoint(row, col, 5e5 + 10 * col, 5.4e6 - 10 * row) for row in (0, 8) for col in (0, 8)]
+RATIONAL = RPC(
+    0.0, 100.0, 45.0, 1.0, *[[1.0] + [0.0] * 19] * 2, 4.0, 4.0, 10.0, 1.0, *[[1.0] + [0.0] * 19] * 2, 4.0, 4.0
+)
 SPOILT: list[tuple[Callable[[Path], None], str]] = [
     (lambda path: path.unlink(), "no scene fits"),
     (lambda path: path.write_bytes(b""), "s.tif is empty"),
@@ -165,6 +199,29 @@ def test_files_that_cannot_be_used(
     spoil(path)
     with pytest.raises(SceneError, match=words):
         ingested(tmp_path, scenes=[{"files": path}], bands={"one": 1, "two": 2})
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ({"crs": UTM, "transform": Affine.identity()}, "has a CRS, but its header does not say where in it"),
+        ({"crs": UTM, "gcps": POINTS}, "is placed by ground control points only; warp it to a map grid first"),
+        ({"rpcs": RATIONAL}, "is placed by rational polynomials"),
+        ({}, "has no CRS"),
+    ],
+    ids=["CRS alone", "ground control points", "rational polynomials", "nothing"],
+)
+def test_a_raster_that_nobody_can_place(tmp_path: Path, place: dict[str, Any], words: str) -> None:
+    import rasterio
+    from rasterio.errors import NotGeoreferencedWarning
+
+    shape = {"driver": "GTiff", "width": 8, "height": 8, "count": 1, "dtype": "float32"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(tmp_path / "s.tif", "w", **shape, **place) as file:
+            file.write(noise((1, 8, 8)))
+    with pytest.raises(SceneError, match=rf"s\.tif {words}"):
+        ingested(tmp_path, scenes=[{"files": tmp_path / "s.tif"}], bands={"b": 1})
 
 
 def test_a_truncated_raster_of_another_format(tmp_path: Path) -> None:

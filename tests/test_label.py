@@ -5,20 +5,27 @@ from __future__ import annotations
 import hashlib
 import logging
 import pickle
+import warnings
 from pathlib import Path
 
 import dask
 import geopandas as gpd
 import numpy as np
 import pytest
+import rasterio
 from pydantic import ValidationError
-from shapely.geometry import LineString, Point, Polygon, box
+from pyproj import Transformer
+from rasterio.errors import NotGeoreferencedWarning
+from scipy.spatial import KDTree
+from shapely.geometry import GeometryCollection, LineString, Point, Polygon, box
 
 from stages.errors import LabelError
 from stages.formats.samples import DROPPED, UNLABELLED, Part, Role, Samples
 from stages.formats.tiles import Tiles
+from stages.geo.grid import Grid
 from stages.label import Config, sources
 from tests.label_worlds import CLASSES, CRS, GRID, LabelWorld, loss_targets
+from tests.rasters import spoil_block
 
 WHOLE = GRID.whole
 
@@ -75,7 +82,7 @@ def test_statistics_come_from_valid_training_pixels_only(tmp_path: Path) -> None
         assert found["pixels"] == mask.sum()
         assert found["mean"] == pytest.approx(image[:, mask].mean(axis=1, dtype=np.float64).tolist())
         assert found["std"] == pytest.approx(image[:, mask].std(axis=1, dtype=np.float64).tolist())
-        assert found["percentiles"]["98"] == pytest.approx(np.percentile(image[:, mask], 98, axis=1).tolist())
+        assert found["percentiles"]["99"] == pytest.approx(np.percentile(image[:, mask], 99, axis=1).tolist())
         assert found["channels"] == ["red", "nir"]
         loss = loss_targets(samples, fold, WHOLE)
         assert found["class_pixels"] == [int((loss == k).sum()) for k in (0, 1)]
@@ -89,7 +96,6 @@ def test_mixed_pixels_do_not_train_but_are_scored(world: LabelWorld) -> None:
     fine = np.kron(world.truth, np.ones((2, 2), dtype=np.uint8))
     fine[:, 4] = 3 - fine[:, 5]
     path = world.raster(fine)
-    import rasterio
     from affine import Affine
 
     with rasterio.open(path, "r+") as file:
@@ -168,6 +174,26 @@ def test_an_independent_set_that_scores_nothing_is_refused_and_its_losses_are_to
     assert samples.summary["independent"] == 6
     assert samples.summary["independent_on_nodata"] == 24
     assert "24 pixels of the independent test labels lie on nodata" in caplog.text
+
+
+def test_the_buffer_is_as_long_as_promised_on_every_row_of_a_tall_grid_of_degrees(tmp_path: Path) -> None:
+    """From 35 to 70 degrees north; distances on the ellipsoid, from the training labels to what is held out."""
+    grid = Grid("EPSG:4326", 0.01, 10.0, 70.0, 24, 3500, 256)
+    world = LabelWorld.build(tmp_path, grid=grid)
+    samples = world.label(world.raster(world.truth), block=8000.0, buffer=1000.0)
+    role, part = samples.roles(0, grid.whole), samples.part(0, grid.whole)
+    rows, cols = np.indices(grid.shape)
+    place = Transformer.from_crs("EPSG:4979", "EPSG:4978", always_xy=True).transform(
+        grid.left + (cols + 0.5) * 0.01, grid.top - (rows + 0.5) * 0.01, np.zeros(grid.shape)
+    )
+    places = np.stack(place, axis=-1)
+    held = KDTree(places[(part == Part.VALIDATION) | (part == Part.TEST)])
+    for third in (slice(0, 1100), slice(1100, 2300), slice(2300, 3500)):
+        nearest = held.query(places[third][role[third] == Role.TRAIN])[0].min()
+        lost = held.query(places[third][role[third] == Role.BUFFER])[0].max()
+        assert nearest >= 999.9
+        # The least side in reach of a tile counts for all of it: 256 rows make up to 7 % at 70 degrees.
+        assert lost < 1000 * 1.08
 
 
 def test_folds_cover_every_block_and_the_table_of_blocks_agrees(world: LabelWorld) -> None:
@@ -260,6 +286,25 @@ def test_labels_without_crs_are_refused(world: LabelWorld) -> None:
         world.label(path, "b", field="class")
 
 
+def test_a_raster_with_a_crs_but_no_place_is_refused(world: LabelWorld) -> None:
+    path = world.root / "labels.tif"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(
+            path, "w", driver="GTiff", width=48, height=40, count=1, dtype="uint8", crs=CRS, nodata=0
+        ) as file:
+            file.write(world.truth, 1)
+    with pytest.raises(LabelError, match=r"label raster .*labels\.tif has a CRS, but its header does not say where"):
+        world.label(path)
+
+
+def test_a_block_that_cannot_be_unpacked_is_refused(world: LabelWorld) -> None:
+    path = world.raster(world.truth, tiled=True, blockxsize=16, blockysize=16, compress="deflate")
+    spoil_block(path)
+    with pytest.raises(LabelError, match=r"labels\.tif cannot be read \(.*[Dd]ecod.*\); it may be cut off or damaged"):
+        world.label(path)
+
+
 def test_a_missing_column_is_refused_with_those_there(world: LabelWorld) -> None:
     path = stripes(world)
     with pytest.raises(LabelError, match=r"no column 'klass' \(label.field\); the file has class, farm"):
@@ -294,7 +339,6 @@ def test_labels_elsewhere_are_refused(world: LabelWorld) -> None:
     with pytest.raises(LabelError, match="do not overlap the scenes"):
         world.label(save(world, [1], [polygon(900, 0, 5, 5)]), "a", field="class")
     far = world.raster(world.truth)
-    import rasterio
     from affine import Affine
 
     with rasterio.open(far, "r+") as file:
@@ -307,6 +351,11 @@ def test_lines_and_mixtures_are_refused(world: LabelWorld) -> None:
     line = LineString([(GRID.left, GRID.top), (GRID.left + 50, GRID.top - 50)])
     with pytest.raises(LabelError, match="hold lines; give either polygons or points"):
         world.label(save(world, [1], [line]), "a", field="class")
+    with pytest.raises(LabelError, match="hold lines and polygons; give either polygons or points"):
+        world.label(save(world, [1, 2], [polygon(0, 0, 2, 2), line]), "c", field="class")
+    together = GeometryCollection([polygon(0, 0, 2, 2), line])
+    with pytest.raises(LabelError, match="hold lines and polygons"):
+        world.label(save(world, [1, 2], [polygon(9, 9, 2, 2), together]), "d", field="class")
     with pytest.raises(LabelError, match="hold points and polygons"):
         world.label(
             save(world, [1, 2], [polygon(0, 0, 2, 2), Point(GRID.left + 95, GRID.top - 95)]), "b", field="class"
@@ -353,3 +402,6 @@ def test_sidecars_belong_to_the_sources(world: LabelWorld) -> None:
     assert [other.suffix for other in found] == [".shp", ".cpg", ".dbf", ".prj", ".shx"]
     with pytest.raises(LabelError, match="does not exist"):
         sources(Config(classes=CLASSES, file=path, test=world.root / "gone.shp"))
+    raster, mosaic = world.raster(world.truth, "crops.tif"), world.root / "mosaic.vrt"
+    mosaic.write_text('<VRTDataset><SourceFilename relativeToVRT="1">crops.tif</SourceFilename></VRTDataset>')
+    assert sources(Config(classes=CLASSES, file=mosaic)) == [mosaic, raster]

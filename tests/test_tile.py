@@ -18,7 +18,7 @@ from stages.geo import warp as warping
 from stages.geo.frame import Frame
 from stages.geo.grid import Grid, Window
 from stages.geo.warp import Layers, is_data, warp
-from tests.rasters import CORNER, UTM, noise, raster
+from tests.rasters import CORNER, UTM, noise, raster, spoil_block
 
 
 def cut(folder: Path, scenes: Sequence[dict[str, Any]], bands: dict[str, Any] | None = None, **settings: Any) -> Tiles:
@@ -106,6 +106,56 @@ def test_a_files_own_mask_takes_every_pixel_that_it_touches(tmp_path: Path) -> N
     assert np.argwhere(~valid[0]).tolist() == [[1, 1]]
 
 
+@pytest.mark.parametrize("nodata", [None, 0])
+def test_alpha_counts_beside_nodata(tmp_path: Path, nodata: int | None) -> None:
+    values = noise((4, 64, 128)).clip(1, 250)
+    values[3], values[0, 7, 60] = 255, 0
+    values[3, :, :20] = 0
+    raster(tmp_path / "s.tif", values, dtype="uint8", nodata=nodata, photometric="RGB", alpha="yes")
+    _, valid = whole(cut(tmp_path, [{"files": tmp_path / "s.tif"}], {"r": 1, "g": 2, "b": 3}))
+    expected = np.broadcast_to(np.arange(128) >= 20, (64, 128)).copy()
+    expected[7, 60] = nodata is None
+    assert (valid[0] == expected).all()
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["in the file", "beside it"])
+def test_a_files_own_mask_counts_beside_nodata(tmp_path: Path, inside: bool) -> None:
+    import rasterio
+
+    values = noise((20, 20))
+    values[0, 0] = -1
+    path = raster(tmp_path / "s.tif", values, nodata=-1)
+    mask = np.ones((20, 20), bool)
+    mask[6, 6] = False
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=inside), rasterio.open(path, "r+") as file:
+        file.write_mask(mask)
+    assert (tmp_path / "s.tif.msk").exists() is not inside
+    _, valid = whole(cut(tmp_path, [{"files": path}]))
+    assert np.argwhere(~valid[0]).tolist() == [[0, 0], [6, 6]]
+
+
+def test_a_mask_for_every_band_takes_what_any_of_them_masks(tmp_path: Path) -> None:
+    raster(tmp_path / "s.tif", noise((2, 20, 20)))
+    for band in (1, 2):
+        mask = np.full((20, 20), 255, "uint8")
+        mask[band, band] = 0
+        raster(tmp_path / f"m{band}.tif", mask)
+    part = (
+        '<SimpleSource><SourceFilename relativeToVRT="1">{}</SourceFilename><SourceBand>{}</SourceBand></SimpleSource>'
+    )
+    bands = "".join(
+        f'<VRTRasterBand dataType="Float32" band="{band}">{part.format("s.tif", band)}<MaskBand>'
+        f'<VRTRasterBand dataType="Byte">{part.format(f"m{band}.tif", 1)}</VRTRasterBand></MaskBand></VRTRasterBand>'
+        for band in (1, 2)
+    )
+    (tmp_path / "s.vrt").write_text(
+        f'<VRTDataset rasterXSize="20" rasterYSize="20"><SRS>{UTM}</SRS>'
+        f"<GeoTransform>{CORNER[0]}, 10, 0, {CORNER[1]}, 0, -10</GeoTransform>{bands}</VRTDataset>"
+    )
+    _, valid = whole(cut(tmp_path, [{"files": tmp_path / "s.vrt"}], {"x": 1, "y": 2}))
+    assert np.argwhere(~valid[0]).tolist() == [[1, 1], [2, 2]]
+
+
 def test_coarsening_averages_what_is_valid(tmp_path: Path) -> None:
     values = np.arange(64, dtype="float32").reshape(8, 8)
     values[0, 0] = values[4, 4] = values[4, 5] = values[5, 4] = -1
@@ -164,6 +214,18 @@ def test_dates_are_picked(tmp_path: Path, dates: Any, there: list[str]) -> None:
     assert tiles.channels == (("b",) if len(there) == 1 else ("b@2020", "b@2021"))
     for found, year in zip(whole(tiles)[0], there, strict=True):
         assert (found[0] == years[year]).all()
+
+
+def test_scenes_without_a_date_are_one_date_before_all_others(tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 2), ("2020", 3)):
+        raster(tmp_path / f"{name}.tif", noise((20, 20), seed))
+    undated, dated = {"files": tmp_path / "?.tif"}, {"files": tmp_path / "{date}.tif"}
+    assert cut(tmp_path, [undated], dates="latest").dates == ("",)
+    tiles = cut(tmp_path, [undated, dated], dates="latest")
+    assert (tiles.dates, tiles.channels) == (("2020",), ("b",))
+    assert (whole(tiles)[0][0, 0] == noise((20, 20), 3)).all()
+    with pytest.raises(SceneError, match="names 2021, but the scenes are of undated, 2020"):
+        cut(tmp_path, [undated, dated], dates=["2021"])
 
 
 @pytest.mark.parametrize(
@@ -332,6 +394,13 @@ def test_a_band_that_tells_nothing(tmp_path: Path, level: float, words: str) -> 
     raster(tmp_path / "s.tif", values, nodata=-1)
     with pytest.raises(SceneError, match=rf"band y of .*s\.tif is {words}"):
         cut(tmp_path, [{"files": tmp_path / "s.tif"}], {"x": 1, "y": 2}, grid={"tile": 16})
+
+
+def test_a_block_that_cannot_be_unpacked(tmp_path: Path) -> None:
+    path = raster(tmp_path / "s.tif", noise((64, 64)), tiled=True, blockxsize=32, blockysize=32, compress="deflate")
+    spoil_block(path)
+    with pytest.raises(SceneError, match=r"s\.tif is damaged: some of its pixels cannot be read \(.*[Dd]ecod.*\);"):
+        cut(tmp_path, [{"files": path}])
 
 
 def test_bands_that_show_different_ground(tmp_path: Path) -> None:

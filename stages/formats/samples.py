@@ -115,8 +115,8 @@ class Samples:
     def write_statistics(folder: Path, statistics: list[dict[str, Any]]) -> None:
         """Write one entry a fold and a last one for the final model.
 
-        Keys: channels, pixels, mean, std, percentiles (by level, one value a channel), class_pixels, class_means and
-        class_stds (a row a class, None where it has no training pixel).
+        Keys: channels, pixels, mean, std, percentiles (by level, one value a channel), class_pixels and class_means
+        (a row a class, None where it has no training pixel).
         """
         (folder / STATISTICS).write_text(json.dumps(statistics, indent=1))
 

@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 
 from stages.errors import LabelError
+from stages.geo.frame import is_geographic
 from stages.geo.grid import Grid, Window
-from stages.geo.labels import Features, LabelFile, label_key, read_features
+from stages.geo.headers import frame_of, reason
+from stages.geo.labels import Features, LabelFile, features_on, label_key
+from stages.geo.warp import is_data
 
 #: Cells a side into which a pixel is cut to measure what polygons cover of it; odd, so that one is the centre.
 POLYGON_CELLS = 5
@@ -90,7 +93,7 @@ def _empty(categories: int, window: Window, cells: int) -> Coverage:
 def _burn_vector(file: LabelFile, grid: Grid, window: Window) -> Coverage:
     import shapely
 
-    features = read_features(file, grid.crs)
+    features = features_on(file, grid)
     left, top = grid.left + window.col * grid.resolution, grid.top - window.row * grid.resolution
     right, bottom = left + window.width * grid.resolution, top - window.height * grid.resolution
     near = np.sort(features.tree.query(shapely.box(left, bottom, right, top)))
@@ -191,30 +194,51 @@ def _burn_raster(file: LabelFile, grid: Grid, window: Window) -> Coverage:
 def _sample_raster(file: LabelFile, grid: Grid, window: Window) -> tuple[int, Any]:
     """Cells a side, and the value at the centre of every cell as a masked array (y * side, x * side)."""
     import rasterio
-    from affine import Affine
-    from rasterio.enums import Resampling
     from rasterio.errors import RasterioIOError
-    from rasterio.vrt import WarpedVRT
-    from rasterio.windows import Window as RasterWindow
 
     try:
         with rasterio.open(file.path) as source:
-            side = cells_for(source, grid)
-            options = {
-                "crs": grid.crs, "transform": grid.transform @ Affine.scale(1 / side), "width": grid.width * side,
-                "height": grid.height * side, "resampling": Resampling.nearest,
-            }  # fmt: skip
-            if source.nodata is None:
-                options["add_alpha"] = True
-            with WarpedVRT(source, **options) as warped:
-                at = RasterWindow(window.col * side, window.row * side, window.width * side, window.height * side)
-                values = warped.read(1, window=at)
-                seen = warped.dataset_mask(window=at) > 0
+            side, turns = cells_for(source, grid), turns_to(source, grid)
+            values, seen = _sample_turned(source, grid, window, side, turns[0])
+            for turn in turns[1:]:
+                more, there = _sample_turned(source, grid, window, side, turn)
+                values, seen = np.where(seen, values, more), seen | there
     except RasterioIOError as fault:
         raise LabelError(
-            f"The label raster {file.path} cannot be read ({fault}); it may be cut off or damaged, copy it again."
+            f"The label raster {file.path} cannot be read ({reason(fault)}); it may be cut off or damaged, "
+            "copy it again."
         ) from fault
     return side, np.ma.masked_array(values, ~seen | ~np.isfinite(values))
+
+
+def turns_to(source: Any, grid: Grid) -> tuple[float, ...]:
+    """Find the turns of longitude by which an open raster comes to lie on the grid, in degrees; often just 0."""
+    frame = frame_of(source)
+    if not (is_geographic(grid.crs) and is_geographic(frame.crs)):
+        return (0.0,)
+    left, _, right, _ = frame.bounds(grid.crs)
+    near = grid.bounds[0], grid.bounds[2]
+    return tuple(t for t in (0.0, -360.0, 360.0) if left + t < near[1] and right + t > near[0]) or (0.0,)
+
+
+def _sample_turned(source: Any, grid: Grid, window: Window, side: int, turn: float) -> tuple[np.ndarray, np.ndarray]:
+    """Sample an open raster that is moved by a turn of longitude: values, and where there are any."""
+    from affine import Affine
+    from rasterio.enums import Resampling
+    from rasterio.vrt import WarpedVRT
+    from rasterio.windows import Window as RasterWindow
+
+    options = {
+        "crs": grid.crs, "transform": grid.transform @ Affine.scale(1 / side), "width": grid.width * side,
+        "height": grid.height * side, "resampling": Resampling.nearest,
+        "src_transform": Affine.translation(turn, 0.0) @ source.transform,
+        # Told of the nodata, GDAL would not look at the mask that a file may have beside it.
+        "src_nodata": None, "add_alpha": True,
+    }  # fmt: skip
+    with WarpedVRT(source, **options) as warped:
+        at = RasterWindow(window.col * side, window.row * side, window.width * side, window.height * side)
+        values, seen = warped.read(1, window=at), warped.dataset_mask(window=at) > 0
+    return values, seen & is_data(values, source.nodata)
 
 
 def cells_for(source: Any, grid: Grid) -> int:
@@ -231,13 +255,14 @@ def cells_for(source: Any, grid: Grid) -> int:
 
 def _placement(source: Any, grid: Grid) -> tuple[float, float]:
     """Size of a grid pixel in the raster's pixels, and how far off the two lie at most, in the raster's pixels."""
+    from affine import Affine
     from pyproj import Transformer
 
     rows, cols = np.meshgrid(np.linspace(0, grid.height - 1, 9).round(), np.linspace(0, grid.width - 1, 9).round())
     xs = grid.left + (cols.ravel() + 0.5) * grid.resolution
     ys = grid.top - (rows.ravel() + 0.5) * grid.resolution
     to_source = Transformer.from_crs(grid.crs, source.crs, always_xy=True)
-    to_pixels = ~source.transform
+    to_pixels = ~(Affine.translation(turns_to(source, grid)[0], 0.0) @ source.transform)
 
     def place(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         x, y = to_source.transform(x, y)

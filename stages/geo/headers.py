@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from html import unescape
 from pathlib import Path
 from typing import Any
 
 from stages.errors import SceneError
 from stages.geo.frame import Frame
 
-#: Files beside a raster that change what is read from it.
-SIDECARS = ".aux.xml", ".ovr", ".msk"
-WORLD_FILES = ".prj", ".tfw", ".tifw", ".wld", ".jgw", ".j2w", ".hdr", ".aux.xml"
+#: Files beside a file that change what is read from it: endings added to its name, and endings in place of its own.
+ADDED = ".aux.xml", ".ovr", ".msk"
+REPLACED = ".prj", ".tfw", ".tifw", ".wld", ".jgw", ".j2w", ".hdr", ".aux.xml"
+OF_SHAPEFILES = ".shx", ".dbf", ".prj", ".cpg"
 #: Header fields that give the day of the acquisition, the surest first; the last may be the day of processing.
 DATE_TAGS = (
     "ACQUISITION_DATE", "DATE_ACQUIRED", "ACQUISITIONDATETIME", "SENSING_TIME", "DATATAKE_1_DATATAKE_SENSING_START",
@@ -70,20 +73,41 @@ def iso_date(text: str) -> str:
 
 
 def sidecars(path: Path) -> list[Path]:
-    """Files beside a raster that belong to it, and the sources that a VRT names; nothing is opened but a VRT's text."""
-    found = [Path(f"{path}{ending}") for ending in SIDECARS]
-    found += [path.with_suffix(ending) for ending in WORLD_FILES]
-    if path.suffix.lower() == ".vrt" and path.is_file():
-        named = re.findall(r"<SourceFilename[^>]*>([^<]+)</SourceFilename>", path.read_text(errors="replace"))
-        found += [path.parent / name for name in named]
-    return sorted({file for file in found if file.is_file()})
+    """Find the files beside a raster or vector file that belong to it, and what a VRT is made of, with theirs.
+
+    Nothing is opened but the text of a VRT.
+    """
+    found: set[Path] = set()
+    waiting = [path]
+    while waiting:
+        file = waiting.pop()
+        found |= {other for other in _beside(file) if other.is_file()}
+        if file.suffix.lower() == ".vrt" and file.is_file():
+            parts = {part for part in _parts_of_vrt(file) if part.is_file()} - found
+            found |= parts
+            waiting += parts
+    return sorted(found - {path})
+
+
+def _beside(path: Path) -> list[Path]:
+    """Name the files that may belong to one."""
+    replaced = OF_SHAPEFILES if path.suffix.lower() == ".shp" else REPLACED
+    return [Path(f"{path}{ending}") for ending in ADDED] + [path.with_suffix(ending) for ending in replaced]
+
+
+def _parts_of_vrt(path: Path) -> Iterator[Path]:
+    """Name the files that a VRT reads: those of a mosaic are its sources, that of a warped one is its dataset."""
+    text = path.read_text(errors="replace")
+    for attributes, name in re.findall(r"<Source(?:Filename|Dataset)\b([^>]*)>([^<]+)</", text):
+        named = Path(unescape(name.strip()))
+        yield path.parent / named if re.search(r"relativeToVRT\s*=\s*[\"']1", attributes) else named
 
 
 def read_header(path: Path) -> Header:
     """Read a raster's header and see that its last bytes are there; no pixel is read.
 
     Raises:
-        SceneError: the file is missing, empty, truncated or no raster, has no CRS or complex values.
+        SceneError: the file is missing, empty, truncated or no raster, has no CRS, no place or complex values.
     """
     from rasterio.enums import ColorInterp
     from rasterio.errors import RasterioError
@@ -95,10 +119,12 @@ def read_header(path: Path) -> Header:
     try:
         dataset = _open(path)
     except RasterioError as fault:
-        raise SceneError(f"{path} {_unreadable(path)} ({_first_line(fault)}).") from fault
+        raise SceneError(f"{path} {_unreadable(path)} ({reason(fault)}).") from fault
     with dataset:
         if not dataset.count:
             raise SceneError(f"{path} holds no raster bands of its own; name one of its subdatasets or files.")
+        if lost := without_place(dataset):
+            raise SceneError(f"{path} {lost}.")
         if dataset.crs is None:
             raise SceneError(f"{path} has no CRS; assign the one it was made in (gdal_edit.py -a_srs EPSG:... FILE).")
         if any(dtype.startswith("complex") for dtype in dataset.dtypes):
@@ -115,6 +141,26 @@ def read_header(path: Path) -> Header:
             alpha=tuple(i + 1 for i, kind in enumerate(dataset.colorinterp) if kind == ColorInterp.alpha),
             date=_tagged_date(dataset),
         )
+
+
+def without_place(dataset: Any) -> str:
+    """Say why nobody knows where the pixels of an open raster lie, "" where its header tells.
+
+    A missing CRS is another matter, unless the pixels have no coordinates in any.
+    """
+    # What rasterio gives for a header without a transform; no map has pixels of 1 from 0, 0 that count upwards.
+    if tuple(dataset.transform)[:6] != (1.0, 0.0, 0.0, 0.0, 1.0, 0.0):
+        return ""
+    if dataset.gcps[0]:
+        return "is placed by ground control points only; warp it to a map grid first (gdalwarp FILE NEW_FILE)"
+    if dataset.rpcs is not None:
+        return "is placed by rational polynomials (RPC) only; orthorectify it first (gdalwarp -rpc FILE NEW_FILE)"
+    if dataset.crs is None:
+        return ""
+    return (
+        "has a CRS, but its header does not say where in it the pixels lie; write its corners into it "
+        "(gdal_edit.py -a_ullr LEFT TOP RIGHT BOTTOM FILE)"
+    )
 
 
 def frame_of(dataset: Any) -> Frame:
@@ -145,8 +191,11 @@ def _unreadable(path: Path) -> str:
     return "is not a raster that can be read; give a GeoTIFF, COG, JP2 or VRT"
 
 
-def _first_line(fault: Exception) -> str:
-    return str(fault).strip().splitlines()[0].rstrip(".") if str(fault).strip() else type(fault).__name__
+def reason(fault: BaseException) -> str:
+    """Say in one line what a library complains about: the first cause, which is the nearest to the file."""
+    while fault.__cause__ is not None:
+        fault = fault.__cause__
+    return (str(fault).strip().splitlines() or [type(fault).__name__])[0].rstrip(".;")
 
 
 def _refuse_truncated(path: Path, dataset: Any) -> None:
@@ -165,9 +214,7 @@ def _refuse_truncated(path: Path, dataset: Any) -> None:
     try:
         dataset.read(dataset.count, window=Window(dataset.width - 1, dataset.height - 1, 1, 1))
     except RasterioError as fault:
-        raise SceneError(
-            f"{path} is truncated or damaged: its last pixel cannot be read ({_first_line(fault)})."
-        ) from fault
+        raise SceneError(f"{path} is truncated or damaged: its last pixel cannot be read ({reason(fault)}).") from fault
 
 
 def _end_of_blocks(dataset: Any) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 
 from stages.errors import LabelError
+from stages.geo.frame import is_geographic
 from stages.geo.grid import Grid
+from stages.geo.headers import reason, without_place
 
 #: Files read as vectors; every other file is tried as a raster.
 VECTORS = (".shp", ".gpkg", ".geojson", ".json", ".parquet", ".fgb", ".gml", ".kml", ".sqlite", ".zip", ".tab")
-#: Files that belong to a shapefile or a raster and change what it means.
-SIDECARS = (".shx", ".dbf", ".prj", ".cpg", ".tfw", ".tif.aux.xml", ".tif.msk")
+#: Corners into which a long edge is cut where it is taken to degrees, so that no step is half a turn long.
+CORNERS = 64
 #: Group of features that stand for themselves.
 EACH, NONE = "each", "none"
 
@@ -84,13 +86,6 @@ def label_key(value: Any) -> str:
     return str(int(number)) if math.isfinite(number) and number == int(number) else repr(number)
 
 
-def sidecars(path: Path) -> list[Path]:
-    """List the file itself and the files beside it that change what it means."""
-    beside = [path.with_suffix(suffix) for suffix in SIDECARS]
-    beside += [path.with_name(path.name + suffix) for suffix in (".aux.xml", ".msk")]
-    return [path, *sorted({other for other in beside if other != path and other.is_file()})]
-
-
 def check_file(path: Path) -> tuple[int, int]:
     """Size and modification time of a label file that is there and not empty.
 
@@ -120,12 +115,14 @@ def check_raster(path: Path) -> bool:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with rasterio.open(path) as source:
-                bands, crs, nodata = source.count, source.crs, source.nodata
+                bands, crs, nodata, lost = source.count, source.crs, source.nodata, without_place(source)
     except RasterioIOError as fault:
         raise LabelError(
             f"The labels {path} can be read neither as a raster nor as a vector file; "
             "give a GeoTIFF, GeoPackage, shapefile, GeoJSON or GeoParquet."
         ) from fault
+    if lost:
+        raise LabelError(f"The label raster {path} {lost}.")
     if crs is None:
         raise LabelError(f"The label raster {path} has no CRS; write one into the file (gdal_edit.py -a_srs EPSG:n).")
     if bands != 1:
@@ -175,6 +172,46 @@ def read_features(file: LabelFile, crs: str) -> Features:
     )
 
 
+@lru_cache(maxsize=4)
+def features_on(file: LabelFile, grid: Grid) -> Features:
+    """Read every feature where the grid looks for it: on a grid in degrees, whole turns of longitude are no distance.
+
+    Raises:
+        LabelError: see `read_features`.
+    """
+    import shapely
+
+    features = read_features(file, grid.crs)
+    if not is_geographic(grid.crs):
+        return features
+    placed = _turned(features.geometry, grid)
+    if placed is features.geometry:
+        return features
+    return replace(features, geometry=placed, tree=shapely.STRtree(placed))
+
+
+def _turned(shapes: np.ndarray, grid: Grid) -> np.ndarray:
+    """Bring the parts of shapes that lie on the grid but for whole turns to it; the same array where none does."""
+    import shapely
+    from shapely.affinity import translate
+
+    bounds = shapely.bounds(shapes)
+    left, _, right, _ = grid.bounds
+    ground = shapely.box(left, -90, right, 90)
+    turned = shapes
+    for turn in (-360.0, 360.0):
+        for index in np.flatnonzero((bounds[:, 0] + turn < right) & (bounds[:, 2] + turn > left)):
+            moved = [translate(part, turn) for part in shapely.get_parts(shapes[index])]
+            moved = [part for part in moved if shapely.intersects(part, ground)]
+            if not moved:
+                continue
+            turned = shapes.copy() if turned is shapes else turned
+            # What already lies on the grid stays; the halves of a shape that was cut at the antimeridian become one.
+            there = [part for part in shapely.get_parts(turned[index]) if shapely.intersects(part, ground)]
+            turned[index] = shapely.union_all([*there, *moved])
+    return turned
+
+
 def check_overlap(file: LabelFile, grid: Grid) -> None:
     """See that features lie on the grid and that the values of those are known.
 
@@ -183,7 +220,7 @@ def check_overlap(file: LabelFile, grid: Grid) -> None:
     """
     import shapely
 
-    features = read_features(file, grid.crs)
+    features = features_on(file, grid)
     on_grid = features.tree.query(shapely.box(*grid.bounds), predicate="intersects")
     if not len(on_grid):
         found = shapely.total_bounds(features.geometry)
@@ -230,7 +267,7 @@ def _read_table(path: str, stamp: tuple[int, int]) -> Any:  # noqa: ARG001  the 
         table = gpd.read_parquet(path) if path.endswith(".parquet") else gpd.read_file(path)
     except (DataSourceError, DataLayerError, OSError, ValueError, UnicodeDecodeError) as fault:
         raise LabelError(
-            f"The labels {path} cannot be read as a vector file ({_first_line(fault)}); "
+            f"The labels {path} cannot be read as a vector file ({reason(fault)}); "
             "give a GeoPackage, shapefile, GeoJSON, GeoParquet or a label raster."
         ) from fault
     if not isinstance(table, gpd.GeoDataFrame) or len(table) == 0:
@@ -254,17 +291,17 @@ def _checked_column(table: Any, column: str | None, path: str, setting: str) -> 
 
 
 def _are_points(shapes: np.ndarray, path: str) -> bool:
-    """Tell points (True) from polygons (False).
+    """Tell points (True) from polygons (False), the members of collections looked at one by one.
 
     Raises:
         LabelError: anything else, or both.
     """
     import shapely
 
-    dimension = np.unique(shapely.get_dimensions(shapes))
+    dimension = np.unique(shapely.get_dimensions(shapely.get_parts(shapes)))
     if dimension.tolist() == [0]:
         return True
-    if 2 not in dimension or 0 in dimension:
+    if dimension.tolist() != [2]:
         kinds = {0: "points", 1: "lines", 2: "polygons"}
         found = " and ".join(kinds[int(d)] for d in dimension if int(d) in kinds) or "no shapes"
         raise LabelError(f"The labels {path} hold {found}; give either polygons or points in one file.")
@@ -276,10 +313,34 @@ def _project(shapes: np.ndarray, source: Any, target: str) -> np.ndarray:
     import geopandas as gpd
     import shapely
 
-    projected: np.ndarray = gpd.GeoSeries(shapes, crs=source).to_crs(target).to_numpy().copy()
-    lost = ~np.isfinite(shapely.bounds(projected)).all(axis=1)
+    original = gpd.GeoSeries(shapes, crs=source)
+    projected: np.ndarray = original.to_crs(target).to_numpy().copy()
+    bounds = shapely.bounds(projected)
+    lost = ~np.isfinite(bounds).all(axis=1)
+    if is_geographic(target) and original.crs != target:
+        wide = ~lost & (np.where(lost, 0.0, bounds[:, 2] - bounds[:, 0]) > 180) & (shapely.get_dimensions(shapes) == 2)
+        longest = np.ptp(shapely.bounds(shapes[wide]).reshape(-1, 2, 2), axis=1).max(axis=1, initial=0.0)
+        dense = gpd.GeoSeries(shapely.segmentize(shapes[wide], longest / CORNERS), crs=source)
+        projected[wide] = [_mended(shape) for shape in dense.to_crs(target)]
     projected[lost] = shapely.Point()
     return projected
+
+
+def _mended(shape: Any) -> Any:
+    """Join a polygon in degrees whose corners a change of CRS left on both sides of the antimeridian."""
+    import shapely
+
+    def whole(ring: Any, near: float) -> np.ndarray:
+        points: np.ndarray = shapely.get_coordinates(ring)
+        points[:, 0] = np.unwrap(points[:, 0], period=360.0)
+        points[:, 0] += 360.0 * np.round((near - points[:, 0].mean()) / 360.0)
+        return points
+
+    parts = []
+    for part in shapely.get_parts(shapely.get_parts(shape)):
+        outside = whole(part.exterior, 0.0)
+        parts.append(shapely.Polygon(outside, [whole(hole, outside[:, 0].mean()) for hole in part.interiors]))
+    return shapely.MultiPolygon(parts)
 
 
 def _groups(table: Any, file: LabelFile, path: str) -> np.ndarray:
@@ -294,7 +355,3 @@ def _groups(table: Any, file: LabelFile, path: str) -> np.ndarray:
     texts = pd.Series([label_key(value) for value in table[column]])
     numbers, _ = pd.factorize(texts.mask(texts == ""), sort=True)
     return np.asarray(numbers, dtype=np.int32)
-
-
-def _first_line(fault: BaseException) -> str:
-    return (str(fault).splitlines() or [type(fault).__name__])[0].rstrip(".;")

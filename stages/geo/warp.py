@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from stages.errors import SceneError
 from stages.geo.frame import Frame, is_geographic, to_crs
 from stages.geo.grid import Grid, Window
+from stages.geo.headers import reason
 from stages.geo.resample import resample, touched
 
 #: Source values (bands times pixels) read at once; a window that needs more is cut in halves.
@@ -79,11 +81,21 @@ def warp(layers: Layers, grid: Grid, window: Window) -> Patch:
     Where the file's pixels are pixels of the grid its values are copied; otherwise they are resampled from their
     exact positions, so a pixel's value does not depend on how the grid is cut. NaN and infinite values are nodata.
     A pixel of the file's own mask or alpha band takes every target pixel that touches it (any-invalid).
+
+    Raises:
+        SceneError: the file is gone, or pixels of it cannot be read.
     """
+    from rasterio.errors import RasterioError
+
     patch = Patch.empty(len(layers.indexes), (window.height, window.width))
-    with _open(layers.path) as dataset:
-        for part in _parts(layers, grid, window):
-            _fill(patch, part.within(window), _warp_part(dataset, layers, grid, part))
+    try:
+        with _open(layers.path) as dataset:
+            for part in _parts(layers, grid, window):
+                _fill(patch, part.within(window), _warp_part(dataset, layers, grid, part))
+    except RasterioError as fault:
+        raise SceneError(
+            f"{layers.path} is damaged: some of its pixels cannot be read ({reason(fault)}); download or copy it again."
+        ) from fault
     factor = np.asarray(layers.scale)[:, None, None], np.asarray(layers.offset)[:, None, None]
     if any(scale != 1 for scale in layers.scale) or any(layers.offset):
         patch.values = np.where(patch.valid, patch.values * factor[0] + factor[1], 0.0).astype(np.float32)
@@ -92,7 +104,6 @@ def warp(layers: Layers, grid: Grid, window: Window) -> Patch:
 
 def read_valid(dataset: Any, indexes: tuple[int, ...], nodata: tuple[float | None, ...], window: Window) -> Pixels:
     """Read bands of an open file: what is valid, what is masked and what is broken."""
-    from rasterio.enums import MaskFlags
     from rasterio.windows import Window as Read
 
     area = Read(window.col, window.row, window.width, window.height)
@@ -103,12 +114,30 @@ def read_valid(dataset: Any, indexes: tuple[int, ...], nodata: tuple[float | Non
         # What float32, the type of the tiles, cannot hold is as good as infinite.
         broken = valid & ~(np.abs(values) <= np.finfo(np.float32).max)
         valid &= ~broken
-    masked = None
-    if any(MaskFlags.per_dataset in dataset.mask_flag_enums[i - 1] for i in indexes):
-        masked = dataset.read_masks(indexes[0], window=area) == 0
+    masked = _masked(dataset, indexes, area)
+    if masked is not None:
         broken &= ~masked
         valid &= ~masked
     return Pixels(values, valid, broken, masked)
+
+
+def _masked(dataset: Any, indexes: tuple[int, ...], area: Any) -> np.ndarray | None:
+    """Read what the file masks beside its nodata, None where it has neither a mask nor an alpha band: bool (y, x).
+
+    Where a header declares nodata, GDAL's own mask of a band is that alone: an alpha band is looked at here. A file
+    that masks every band by itself loses the pixels that any of them masks, as all bands of a pixel are needed.
+    """
+    from rasterio.enums import ColorInterp, MaskFlags
+
+    flags = dataset.mask_flag_enums
+    masks = [i for i in indexes if not flags[i - 1]]
+    if not masks:
+        masks = [i for i in indexes if MaskFlags.per_dataset in flags[i - 1]][:1]
+    alpha = [i for i, kind in enumerate(dataset.colorinterp, 1) if kind == ColorInterp.alpha]
+    if not masks and not alpha:
+        return None
+    layers = [dataset.read_masks(i, window=area) for i in masks] + [dataset.read(i, window=area) for i in alpha]
+    return np.asarray((np.stack(layers) == 0).any(axis=0))
 
 
 def is_data(values: np.ndarray, nodata: float | None) -> np.ndarray:

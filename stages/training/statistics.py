@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
-LEVELS = (1, 2, 5, 25, 50, 75, 95, 98, 99)
-#: Values kept in memory for percentiles; areas with fewer have exact ones.
-KEPT_VALUES = 20_000_000
+#: Percentiles that tell which values a model has seen.
+LEVELS = (1, 50, 99)
+#: Values kept in memory for percentiles (16 MB); areas with fewer have exact ones. Of 100,000 kept pixels the 1st
+#: percentile lies between the true 0.94th and 1.06th in 19 cases of 20.
+KEPT_VALUES = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -31,36 +33,24 @@ def moments(values: np.ndarray, row: np.ndarray, rows: int) -> Moments:
     values = values.astype(np.float64)
     count = np.bincount(row, minlength=rows)
     divisor = np.maximum(count, 1)[:, None]
-    mean = _sums(values, row, rows) / divisor
-    squares = _sums((values - mean[row]) ** 2, row, rows)
+    mean = sums(values, row, rows) / divisor
+    squares = sums((values - mean[row]) ** 2, row, rows)
     return Moments(count, mean, squares)
 
 
-def _sums(values: np.ndarray, row: np.ndarray, rows: int) -> np.ndarray:
+def sums(values: np.ndarray, row: np.ndarray, rows: int) -> np.ndarray:
+    """Sum ``values`` (pixel, channel) by their ``row`` (pixel,): float64 (row, channel)."""
     return np.stack([np.bincount(row, weights=column, minlength=rows) for column in values.T], axis=1)
 
 
-def pool(parts: list[Moments], rows: int | None = None) -> Moments:
-    """Moments of all pixels together, from those of disjoint groups of pixels (Chan et al. 1983).
-
-    With ``rows`` the parts agree in their rows and are pooled row by row; without, everything becomes one row.
-    """
-    if rows is None:
-        parts = [_one_row(part) for part in parts]
-    count = np.stack([part.count for part in parts])
-    mean = np.stack([part.mean for part in parts])
-    total = count.sum(axis=0)
-    pooled = (count[..., None] * mean).sum(axis=0) / np.maximum(total, 1)[:, None]
-    squares = np.stack([part.squares for part in parts]).sum(axis=0)
-    squares = squares + (count[..., None] * (mean - pooled) ** 2).sum(axis=0)
-    return Moments(total, pooled, squares)
-
-
-def _one_row(part: Moments) -> Moments:
-    total = part.count.sum(keepdims=True)
-    mean = (part.count[:, None] * part.mean).sum(axis=0, keepdims=True) / max(int(total[0]), 1)
-    squares = part.squares.sum(axis=0, keepdims=True)
-    return Moments(total, mean, squares + (part.count[:, None] * (part.mean - mean) ** 2).sum(axis=0, keepdims=True))
+def pool(parts: list[Moments]) -> Moments:
+    """Moments of all pixels together, as one row, from those of disjoint groups of pixels (Chan et al. 1983)."""
+    count = np.concatenate([part.count for part in parts])
+    mean = np.concatenate([part.mean for part in parts])
+    total = count.sum(keepdims=True)
+    pooled = (count[:, None] * mean).sum(axis=0, keepdims=True) / max(int(total[0]), 1)
+    squares = np.concatenate([part.squares for part in parts]).sum(axis=0, keepdims=True)
+    return Moments(total, pooled, squares + (count[:, None] * (mean - pooled) ** 2).sum(axis=0, keepdims=True))
 
 
 def kept_share(pixels: int, channels: int) -> float:
@@ -80,17 +70,23 @@ def kept(row: np.ndarray, col: np.ndarray, share: float) -> np.ndarray:
     return keep
 
 
-def entry(channels: tuple[str, ...], inputs: Moments, values: np.ndarray, classes: Moments) -> dict[str, Any]:
-    """Statistics of one fold as written: ``inputs`` has one row, ``values`` is (pixel, channel)."""
+def entry(
+    channels: tuple[str, ...], inputs: Moments, values: np.ndarray, class_pixels: np.ndarray, class_sums: np.ndarray
+) -> dict[str, Any]:
+    """Statistics of one fold as written.
+
+    ``inputs`` has one row, ``values`` is (pixel, channel); ``class_pixels`` (class,) and ``class_sums``
+    (class, channel) count and sum the training labels' pixels.
+    """
     levels = np.percentile(values, LEVELS, axis=0) if len(values) else np.zeros((len(LEVELS), len(channels)))
-    present = classes.count > 0
     return {
         "channels": channels,
         "pixels": int(inputs.count[0]),
         "mean": inputs.mean[0].tolist(),
         "std": inputs.std()[0].tolist(),
         "percentiles": {str(level): row.tolist() for level, row in zip(LEVELS, levels, strict=True)},
-        "class_pixels": classes.count.tolist(),
-        "class_means": [row.tolist() if there else None for row, there in zip(classes.mean, present, strict=True)],
-        "class_stds": [row.tolist() if there else None for row, there in zip(classes.std(), present, strict=True)],
+        "class_pixels": class_pixels.tolist(),
+        "class_means": [
+            (total / count).tolist() if count else None for total, count in zip(class_sums, class_pixels, strict=True)
+        ],
     }
