@@ -72,8 +72,8 @@ def test_hectares_of_a_geographic_grid_shrink_towards_the_pole(tmp_path: Path) -
     image = np.zeros((2, 40, 8), np.float32)
     image[0, :20] = 1.0  # class 0 in the north, class 1 in the south
     image[1, 20:] = 1.0
-    write_tiles(tmp_path / "tiles", image, **where)
-    model = write_network(tmp_path / "model", SIGN, resolution=0.5)
+    grid = write_tiles(tmp_path / "tiles", image, **where).grid
+    model = write_network(tmp_path / "model", SIGN, resolution=0.5, metres=grid.pixel_metres())
     classes = maps.read_meta(_run(tmp_path / "tiles", model, tmp_path / "out"))["classes"]
     geod = Geod(ellps="WGS84")
     for name, south, north in (("c0", 60.0, 70.0), ("c1", 50.0, 60.0)):

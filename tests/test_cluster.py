@@ -33,10 +33,13 @@ def test_threads_stay_in_this_process() -> None:
         assert dask.config.get("num_workers") == 3
 
 
-def test_processes_here_and_at_an_address_compute_the_same() -> None:
+def test_processes_here_and_at_an_address_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     import dask
     from distributed import get_client
 
+    # Dask writes its workers' environment into this process, and takes what it finds there before its own settings.
+    for name in cluster.MEMORY:
+        monkeypatch.delenv(name, raising=False)
     with opened(Threads()):
         expected = squares()
     with opened(Local(kind="local", workers=2)):

@@ -100,7 +100,7 @@ def _trained(kind: str, ground: Ground, held: Held | None, recipe: Recipe, task:
 
 def _run(training: Training, task: Task, resume: bool) -> None:
     """Hand the training to Lightning, without its chatter."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    _hush()
     hardware, recipe = task.hardware, training.recipe
     with warnings.catch_warnings():
         # Loading in a worker process would cost more than cutting a chip does; a run goes on in its old folder.
@@ -122,6 +122,11 @@ def _run(training: Training, task: Task, resume: bool) -> None:
         trainer.fit(training, ckpt_path=path, weights_only=True)
 
 
+def _hush() -> None:
+    """Keep Lightning from telling what hardware it found and what else its makers offer."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+
+
 def check_hardware(hardware: Hardware) -> None:
     """Refuse a device or a precision that this machine does not have, before any work is done.
 
@@ -130,6 +135,7 @@ def check_hardware(hardware: Hardware) -> None:
     """
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+    _hush()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
