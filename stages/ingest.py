@@ -8,8 +8,9 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, PlainSerializer
 
 from stages.errors import SceneError
 from stages.formats.scenes import Scenes, Source, write_scenes
@@ -24,14 +25,21 @@ BATCH = 64
 WILDCARD = re.compile(r"(\{band\}|\{date\}|\*\*/|\*|\?)")
 
 
+def _in_order(bands: dict[str, str | int]) -> list[list[str | int]]:
+    """Write bands as a list: their order is that of the tiles' channels, so it counts in the stage's key."""
+    return [[name, place] for name, place in bands.items()]
+
+
+#: Band name -> where it is found, in the order of the channels.
+Bands = Annotated[dict[str, str | int], PlainSerializer(_in_order)]
+
+
 class SceneFiles(Settings):
     """Files of one kind: a pattern for their names and what cannot be read from them."""
 
     files: Path = Field(description="Path pattern; {band} and {date} stand for themselves, * and ? for anything")
     date: str | None = Field(None, coerce_numbers_to_str=True, description="Date of files whose name holds none")
-    bands: dict[str, str | int] = Field(
-        default_factory=dict, description="Bands of these files only, instead of ingest.bands"
-    )
+    bands: Bands = Field(default_factory=dict, description="Bands of these files only, instead of ingest.bands")
     nodata: float | None = Field(None, description="Value without data, instead of the header's (digital number)")
     scale: float | None = Field(None, description="Factor to physical units, instead of the header's")
     offset: float | None = Field(None, description="Summand to physical units, instead of the header's")
@@ -41,7 +49,7 @@ class Config(Settings):
     """Which files are the area's scenes and which of their bands are used."""
 
     scenes: tuple[SceneFiles, ...] = Field(min_length=1, description="Files of the scenes, one entry a kind of file")
-    bands: dict[str, str | int] = Field(
+    bands: Bands = Field(
         default_factory=dict,
         description="Band name -> what stands for {band} in the file name, or the band's number in the file (from 1)",
     )

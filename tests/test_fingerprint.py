@@ -309,3 +309,15 @@ def test_keys_differ_exactly_where_something_can_be_named(one: dict[str, Any], o
     a, b = Fingerprint({}, one), Fingerprint({}, other)
     assert (a.key == b.key) == (not differences("s", a, b))
     assert (one == other) == (flattened(one) == flattened(other))
+
+
+def test_the_order_of_the_bands_counts(tmp_path: Path) -> None:
+    one, other = (
+        hashed_config(ingest, ingest.Config(scenes=({"files": "s.tif"},), bands=bands), tmp_path)  # type: ignore[arg-type]
+        for bands in ({"red": 1, "nir": 2}, {"nir": 2, "red": 1})
+    )
+    assert one["bands"] == [["red", 1], ["nir", 2]]
+    assert Fingerprint({}, one).key != Fingerprint({}, other).key
+    told = differences("ingest", Fingerprint({}, one), Fingerprint({}, other))
+    assert len(told) == 1
+    assert told[0].startswith("ingest.bands ")
