@@ -244,9 +244,22 @@ def _hash(parts: Any) -> str:
 
 
 def _train(fit: Fit) -> None:
-    """Train once and keep the calibrated log-probabilities of every validation and test pixel."""
+    """Train once and keep what was found, whole or not at all."""
     from joblib import parallel_config
 
+    work = fit.path.with_suffix(".work")
+    # A worker of Dask may have no processes of its own; scikit-learn warns of it unless told to use threads.
+    with parallel_config(backend="threading"):
+        found = _found(fit, work)
+    fit.path.parent.mkdir(parents=True, exist_ok=True)
+    aside = fit.path.with_suffix(".new.npz")
+    np.savez_compressed(aside, **found)  # type: ignore[arg-type]
+    aside.rename(fit.path)
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def _found(fit: Fit, work: Path) -> dict[str, np.ndarray]:
+    """Fit a classifier: calibrated log-probabilities, labels and blocks of every validation and test pixel."""
     from stages.training import calibration
     from stages.training.classifiers import fit as fit_classifier
     from stages.training.classifiers import gather_for
@@ -254,13 +267,10 @@ def _train(fit: Fit) -> None:
 
     tiles, samples = Tiles(fit.tiles), Samples(fit.samples)
     split = Split(tiles, samples, tiles.channels, fit.fold)
-    work = fit.path.with_suffix(".work")
     ground = lay_out(split, work / "ground")
     held = gather_for(fit.classifier, fit.recipe, split, Role.VALIDATION)
     task = train.task_of(fit.config, fit.classifier, work / "checkpoints")
-    # A worker of Dask may have no processes of its own; scikit-learn warns of it unless told to use threads.
-    with parallel_config(backend="threading"):
-        fitted = fit_classifier(fit.classifier, ground, held, fit.recipe, task)
+    fitted = fit_classifier(fit.classifier, ground, held, fit.recipe, task)
     logits = fitted.logits(held)
     temperature = calibration.fit_temperature(logits, held.reference)
     found: dict[str, np.ndarray] = {"pixels": ground.pixels(), "temperature": np.array(temperature)}
@@ -274,11 +284,7 @@ def _train(fit: Fit) -> None:
             f"{role.name.lower()} reference": pixels.reference,
             f"{role.name.lower()} block": pixels.block[pixels.at],
         }
-    fit.path.parent.mkdir(parents=True, exist_ok=True)
-    aside = fit.path.with_suffix(".new.npz")
-    np.savez_compressed(aside, **found)  # type: ignore[arg-type]
-    aside.rename(fit.path)
-    shutil.rmtree(work, ignore_errors=True)
+    return found
 
 
 def _stored(fit: Fit) -> dict[str, np.ndarray]:
