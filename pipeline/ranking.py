@@ -9,6 +9,7 @@ import numpy as np
 
 from stages.accuracy.bootstrap import block_bootstrap, paired_block_bootstrap
 from stages.accuracy.confusion import balanced_accuracy, overall_accuracy
+from stages.accuracy.merit import merit
 
 #: The two readings of a model: under the class shares of the training pixels, or with all classes equally frequent.
 Reading = Literal["prior", "balanced"]
@@ -72,7 +73,7 @@ def _mean(measure: str) -> Any:
 
 def _merit(matrices: np.ndarray) -> float:
     """Rank rows on validation as `train` does by default: the mean of both accuracies."""
-    return float(np.mean([_mean(measure)(matrices) for measure in MEASURES]))
+    return merit({measure: _mean(measure)(matrices) for measure in MEASURES}, "both_accuracies")
 
 
 def _best_baselines(rows: dict[str, Ranked], entries: dict[str, dict[str, Any]]) -> dict[str, str]:

@@ -13,6 +13,7 @@ import numpy as np
 from stages.errors import ModelError
 from stages.formats.tiles import Tiles
 from stages.formats.weights import ONNX, ModelCard, read_card
+from stages.models.views import VIEWS, seen, seen_back
 
 BACKEND = "onnxruntime-cpu"
 #: Pixels whose sides on the ground differ by less than this share are alike: projections differ by a few per cent.
@@ -164,20 +165,12 @@ class Predictor:
 def _averaged(
     predict: Callable[[np.ndarray, np.ndarray], np.ndarray], image: np.ndarray, valid: np.ndarray
 ) -> np.ndarray:
-    """Average a prediction over the eight turns and mirrorings of its input (the dihedral group D4)."""
+    """Average a prediction over the eight views of its input."""
     total: Any = 0.0
-    for mirrored in (False, True):
-        for quarters in range(4):
-            views = [_turned(array, quarters, mirrored) for array in (image, valid)]
-            found = np.rot90(predict(*views), -quarters, axes=(2, 3))
-            total = total + (found[..., ::-1] if mirrored else found)
-    mean: np.ndarray = total / np.float32(8.0)
+    for view in VIEWS:
+        total = total + seen_back(predict(seen(image, *view), seen(valid, *view)), *view)
+    mean: np.ndarray = total / np.float32(len(VIEWS))
     return mean
-
-
-def _turned(array: np.ndarray, quarters: int, mirrored: bool) -> np.ndarray:
-    """Mirror left to right, then turn by quarters: of (n, c, y, x)."""
-    return np.ascontiguousarray(np.rot90(array[..., ::-1] if mirrored else array, quarters, axes=(2, 3)))
 
 
 @lru_cache(maxsize=4)

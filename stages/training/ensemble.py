@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from stages.formats.weights import ONNX, read_card
+from stages.models.views import VIEWS, seen, seen_back
 from stages.training.fitted import Found
 from stages.training.held import Held
-from stages.training.views import VIEWS, seen, seen_back
 
 #: A probability of 0 would make the logarithm infinite; 1e-7 is what float32 can tell from it.
 LEAST = 1e-7

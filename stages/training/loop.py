@@ -23,6 +23,7 @@ from stages.formats.samples import UNLABELLED
 from stages.formats.weights import ONNX, WEIGHTS
 from stages.models.classifier import Classifier, Committee, Normalise
 from stages.models.table import NETWORKS
+from stages.models.views import VIEWS, seen, seen_back
 from stages.training import augmentation, calibration
 from stages.training.chips import Batch, Chips
 from stages.training.fitted import Found, Hardware, Task
@@ -30,7 +31,6 @@ from stages.training.ground import Ground
 from stages.training.held import Held
 from stages.training.onnx_file import export_module, save_weights
 from stages.training.recipes import Recipe
-from stages.training.views import VIEWS, seen, seen_back
 
 CHECKPOINT = "last.ckpt"
 _logger = logging.getLogger(__name__)
