@@ -39,14 +39,58 @@ def test_cutting_and_reading_any_window_is_the_identity(
     assert (valid == (values != 0).all(axis=1)).all()
 
 
-def test_channels_of_several_dates_are_valid_where_every_date_is(tmp_path: Path) -> None:
+def test_channels_of_several_dates_are_step_by_step_and_a_pixel_is_valid_where_any_date_is(tmp_path: Path) -> None:
     grid = Grid("EPSG:32633", 10.0, 0.0, 0.0, 20, 20, 16)
     tiles, cube = filled(tmp_path, grid, ("2020", "2021"))
     assert tiles.channels == ("red@2020", "nir@2020", "red@2021", "nir@2021")
-    image, usable = tiles.read_channels(grid.whole)
-    assert image.shape == (4, 20, 20)
-    assert (usable == (cube != 0).all(axis=(0, 1))).all()
-    assert (image == np.where(usable, cube.reshape(4, 20, 20), 0)).all()
+    image, valid = tiles.read_channels(grid.whole)
+    assert (image == cube.reshape(4, 20, 20)).all()
+    assert (valid == (cube != 0).all(axis=1)).all()
+    usable = tiles.read_valid(grid.whole)
+    assert (usable == valid.any(axis=0)).all()
+    # Four in five dates are valid: some pixels have one of two, some have none.
+    assert usable.sum() > valid.all(axis=0).sum()
+    assert not usable.all()
+
+
+def test_seasons_are_read_one_at_a_time_the_last_by_default(tmp_path: Path) -> None:
+    grid = Grid("EPSG:32633", 10.0, 0.0, 0.0, 20, 20, 16)
+    dates = ("2020-03-01", "2020-09-01", "2021-03-01", "2021-09-01")
+    tiles = Tiles.create(tmp_path, grid, ("b",), dates, "scaled", seasons=2, days=(75, 200, 74, 199), step="6 months")
+    cube, valid = noise((4, 1, 20, 20)), np.ones((4, 20, 20), bool)
+    valid[0, 3, 4] = valid[2:, 5, 6] = False
+    tiles.write(grid.whole, cube, valid, filled=np.stack([np.full((20, 20), 50), np.zeros((20, 20))]))
+    assert (tiles.seasons, tiles.steps, tiles.season, tiles.step) == (2, 2, 1, "6 months")
+    assert (tiles.dates, tiles.days, tiles.span) == (dates[2:], (74, 199), dates[2:])
+    first, last = tiles.each_season()
+    assert (first.dates, first.days, last.season) == (dates[:2], (75, 200), 1)
+    # Channels are named once for all seasons, as the model of one reads the others too.
+    assert first.channels == last.channels == ("b@2021-03-01", "b@2021-09-01")
+    for season, part in ((first, slice(2)), (last, slice(2, 4))):
+        values, there = season.read(grid.whole)
+        assert (there == valid[part]).all()
+        assert (values == np.where(valid[part][:, None], cube[part], 0)).all()
+        assert (season.read_step(grid.whole, 1)[0] == values[1]).all()
+    assert first.read_valid(grid.whole).all()
+    assert np.argwhere(~last.read_valid(grid.whole)).tolist() == [[5, 6]]
+    # Without a count of its own, a pixel was seen as often as it is valid.
+    clear, share = first.read_clear(grid.whole)
+    assert (clear[3, 4], clear[5, 6], set(share.ravel().tolist())) == (1, 2, {50})
+    clear, share = last.read_clear(grid.whole)
+    assert (clear[3, 4], clear[5, 6], share.any()) == (2, 0, False)
+
+
+def test_clear_observations_are_those_that_are_told(tmp_path: Path) -> None:
+    grid = Grid("EPSG:32633", 10.0, 0.0, 0.0, 20, 20, 16)
+    tiles = Tiles.create(tmp_path, grid, ("b",), ("2020-01-01", "2020-02-01"), "scaled", step="1 month")
+    assert tiles.days == (0, 31)
+    seen = np.arange(400).reshape(1, 20, 20)
+    for _, _, window in grid.tiles():
+        part = (..., *window.slices)
+        shape = (2, window.height, window.width)
+        tiles.write(window, np.ones((2, 1, *shape[1:]), np.float32), np.ones(shape, bool), clear=seen[part])
+    window = Window(3, 7, 9, 11)
+    assert (tiles.read_clear(window)[0] == seen[0][window.slices]).all()
 
 
 def test_a_store_travels_as_its_address(tmp_path: Path) -> None:

@@ -24,8 +24,8 @@ def layer(path: Path, side: int) -> np.ndarray:
     return pixels
 
 
-def quicklook(tiles: Tiles, side: int) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Read the first date in natural colours where the bands have those names, else the first bands.
+def quicklook(tiles: Tiles, side: int, step: int = 0) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Read one date in natural colours where the bands have those names, else the first bands.
 
     Returns:
         uint8 (y, x, 3), white where invalid, stretched between the 2nd and 98th percentile of every band; and the
@@ -35,11 +35,31 @@ def quicklook(tiles: Tiles, side: int) -> tuple[np.ndarray, tuple[str, ...]]:
     index = [tiles.bands.index(band) for band in bands]
 
     def read(window: Window) -> np.ndarray:
-        cube, valid = tiles.read(window)
-        return np.where(valid[0], cube[0][index], np.float32(np.nan))
+        image, valid = tiles.read_step(window, step)
+        return np.where(valid, image[index], np.float32(np.nan))
 
     values = thin(read, tiles.grid, side)
     return np.stack([_stretched(band) for band in values], axis=-1), bands
+
+
+def clearest(tiles: Tiles) -> int:
+    """Find the date with the most valid pixels, the first of equal ones."""
+    if tiles.steps == 1:
+        return 0
+    index = tiles.read_index()
+    pixels = index["height"] * index["width"]
+    shares = [float((index[f"valid_{date}"] * pixels).sum()) for date in tiles.dates]
+    return int(np.argmax(shares))
+
+
+def observed(tiles: Tiles, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Read clear observations, uint16 (y, x), and the share of filled steps in percent, uint8 (y, x)."""
+
+    def read(window: Window) -> np.ndarray:
+        return np.stack([values.astype(np.uint16) for values in tiles.read_clear(window)])
+
+    clear, filled = thin(read, tiles.grid, side)
+    return clear, filled.astype(np.uint8)
 
 
 def natural_bands(bands: tuple[str, ...]) -> tuple[str, str, str]:
@@ -47,8 +67,10 @@ def natural_bands(bands: tuple[str, ...]) -> tuple[str, str, str]:
     by_name = {band.lower(): band for band in bands}
     if {"red", "green", "blue"} <= by_name.keys():
         return by_name["red"], by_name["green"], by_name["blue"]
-    if {"b04", "b03", "b02"} <= by_name.keys():  # Sentinel-2
-        return by_name["b04"], by_name["b03"], by_name["b02"]
+    for sentinel in (("b04", "b03", "b02"), ("b4", "b3", "b2")):
+        if set(sentinel) <= by_name.keys():
+            red, green, blue = (by_name[name] for name in sentinel)
+            return red, green, blue
     return (bands[0], bands[1], bands[2]) if len(bands) >= 3 else (bands[0],) * 3
 
 

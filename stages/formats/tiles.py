@@ -3,91 +3,192 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from stages.formats.calendar import day_of
 from stages.geo.grid import Grid, Window
 
 STORE = "cube.zarr"
 META = "tiles.json"
 INDEX = "index.parquet"
+#: Samples of an area that is a table of series: a row a pixel of the made-up grid.
+TABLE = "table.parquet"
 
 
 class Tiles:
-    """A tile store opened for reading or writing; cheap to send to a worker, opened there on first use."""
+    """A tile store opened for reading or writing; cheap to send to a worker, opened there on first use.
 
-    def __init__(self, folder: Path) -> None:
+    Time is cut into seasons of equally many steps; without seasons the whole series is one. Everything that is read
+    is of one season, by default the last, which is the one that is mapped; `of` opens another.
+    """
+
+    def __init__(self, folder: Path, season: int = -1) -> None:
         self.folder = Path(folder)
         meta = json.loads((self.folder / META).read_text())
         self.grid = Grid(**meta["grid"])
         self.bands: tuple[str, ...] = tuple(meta["bands"])
-        self.dates: tuple[str, ...] = tuple(meta["dates"])
+        self.seasons: int = meta["seasons"]
+        self.season: int = season % self.seasons
+        self._dates: tuple[str, ...] = tuple(meta["dates"])
+        self._days: tuple[float, ...] = tuple(meta["days"])
         #: What a value means: "scaled" where a scale or offset was applied, "digital numbers" otherwise.
         self.scaling: str = meta["scaling"]
+        #: Acquisitions and regularised steps; "" where the dates are those of the acquisitions.
+        self.step: str = meta["step"]
         self._arrays: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_arrays": None}
 
+    def of(self, season: int) -> Tiles:
+        """Open the same store at another season, counted from the earliest."""
+        return Tiles(self.folder, season)
+
+    def each_season(self) -> list[Tiles]:
+        """Open the store once a season, the earliest first."""
+        return [self.of(season) for season in range(self.seasons)]
+
+    @property
+    def steps(self) -> int:
+        """Number of dates of a season."""
+        return len(self._dates) // self.seasons
+
+    @property
+    def dates(self) -> tuple[str, ...]:
+        """Dates of the season, in order: of an acquisition, or the first day of a step."""
+        return self._dates[self._time]
+
+    @property
+    def days(self) -> tuple[float, ...]:
+        """Days of the season's steps since 1 January of the year of its first: of acquisitions, or mid-step."""
+        return self._days[self._time]
+
+    @property
+    def span(self) -> tuple[str, str]:
+        """First and last date of the season."""
+        return self.dates[0], self.dates[-1]
+
+    @property
+    def is_table(self) -> bool:
+        """Whether the area is a table of series: its pixels are samples, and neighbours mean nothing."""
+        return (self.folder / TABLE).is_file()
+
+    @property
+    def _time(self) -> slice:
+        return slice(self.season * self.steps, (self.season + 1) * self.steps)
+
     @property
     def channels(self) -> tuple[str, ...]:
-        """Names of the model's inputs: a band, or band@date where there are several dates."""
-        if len(self.dates) == 1:
+        """Names of the model's inputs, the same in every season: a band, or band@date of the last season."""
+        if self.steps == 1:
             return self.bands
-        return tuple(f"{band}@{date}" for date in self.dates for band in self.bands)
+        return tuple(f"{band}@{date}" for date in self._dates[-self.steps :] for band in self.bands)
 
     @classmethod
-    def create(cls, folder: Path, grid: Grid, bands: tuple[str, ...], dates: tuple[str, ...], scaling: str) -> Tiles:
-        """Lay out an empty store; every pixel is invalid until its tile is written."""
+    def create(
+        cls, folder: Path, grid: Grid, bands: tuple[str, ...], dates: tuple[str, ...], scaling: str,
+        *, seasons: int = 1, days: Sequence[float] | None = None, step: str = "",
+    ) -> Tiles:  # fmt: skip
+        """Lay out an empty store; every pixel is invalid until its tile is written.
+
+        Args:
+            folder: where the store goes.
+            grid: its pixels.
+            bands: names of the bands of every date.
+            dates: all dates of all seasons in order.
+            scaling: "scaled" or "digital numbers".
+            seasons: parts of equal length that the dates are cut into.
+            days: of every date, as `Tiles.days`; worked out from the dates by default.
+            step: the length of a step, such as "1 month", where dates are regularised.
+        """
         import zarr
 
-        meta = {"grid": asdict(grid), "bands": bands, "dates": dates, "scaling": scaling}
+        assert len(dates) % seasons == 0, f"{len(dates)} dates cannot be {seasons} seasons of equal length"
+        length = len(dates) // seasons
+        if days is None:
+            days = [day_of(date, since=dates[i // length * length]) for i, date in enumerate(dates)]
+        meta = {"grid": asdict(grid), "bands": bands, "dates": dates, "scaling": scaling, "seasons": seasons,
+                "days": list(days), "step": step}  # fmt: skip
         (folder / META).write_text(json.dumps(meta, indent=1))
         group = zarr.open_group(folder / STORE, mode="w")
         side = grid.tile
-        group.create_array(
-            "cube", shape=(len(dates), len(bands), *grid.shape), chunks=(1, len(bands), side, side),
-            dtype="float32", fill_value=0.0, compressors=_compressor(),
-        )  # fmt: skip
-        group.create_array(
-            "valid", shape=(len(dates), *grid.shape), chunks=(1, side, side),
-            dtype="bool", fill_value=False, compressors=_compressor(),
-        )  # fmt: skip
+        for name, shape, chunks, kind in (
+            ("cube", (len(dates), len(bands), *grid.shape), (1, len(bands), side, side), "float32"),
+            ("valid", (len(dates), *grid.shape), (1, side, side), "bool"),
+            ("clear", (seasons, *grid.shape), (1, side, side), "uint16"),
+            ("filled", (seasons, *grid.shape), (1, side, side), "uint8"),
+        ):
+            group.create_array(
+                name, shape=shape, chunks=chunks, dtype=kind, fill_value=np.zeros((), kind).item(),
+                compressors=_compressor(),
+            )  # fmt: skip
         return cls(folder)
 
     def _open(self) -> Any:
         if self._arrays is None:
             import zarr
 
-            group = zarr.open_group(self.folder / STORE, mode="r+")
-            self._arrays = group["cube"], group["valid"]
+            self._arrays = zarr.open_group(self.folder / STORE, mode="r+")
         return self._arrays
 
-    def write(self, window: Window, cube: np.ndarray, valid: np.ndarray) -> None:
-        """Write one tile: ``cube`` float32 (time, band, y, x), ``valid`` bool (time, y, x)."""
-        store, mask = self._open()
-        store[(..., *window.slices)] = np.where(valid[:, None], cube, np.float32(0.0))
-        mask[(..., *window.slices)] = valid
+    def write(
+        self, window: Window, cube: np.ndarray, valid: np.ndarray, clear: np.ndarray | None = None,
+        filled: np.ndarray | None = None,
+    ) -> None:  # fmt: skip
+        """Write all dates of all seasons on one tile or a part of it.
+
+        Args:
+            window: the pixels.
+            cube: float32 (time, band, y, x).
+            valid: bool (time, y, x).
+            clear: clear observations a pixel had, (season, y, x); by default the number of its valid dates.
+            filled: steps that were filled, in per cent, (season, y, x); none by default.
+        """
+        arrays, place = self._open(), (..., *window.slices)
+        arrays["cube"][place] = np.where(valid[:, None], cube, np.float32(0.0))
+        arrays["valid"][place] = valid
+        if clear is None:
+            clear = valid.reshape(self.seasons, self.steps, *valid.shape[1:]).sum(axis=1)
+        arrays["clear"][place] = clear.astype(np.uint16)
+        if filled is not None:
+            arrays["filled"][place] = filled.astype(np.uint8)
 
     def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """Read any window: float32 (time, band, y, x), 0 where invalid, and bool (time, y, x)."""
-        store, mask = self._open()
-        cube: np.ndarray = store[(..., *window.slices)]
-        valid: np.ndarray = mask[(..., *window.slices)]
+        arrays = self._open()
+        place = (self._time, Ellipsis, *window.slices)
+        cube: np.ndarray = arrays["cube"][place]
+        valid: np.ndarray = arrays["valid"][place]
+        return cube, valid
+
+    def read_step(self, window: Window, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Read one step of the season: float32 (band, y, x), 0 where invalid, and bool (y, x)."""
+        arrays, place = self._open(), (self._time.start + step, Ellipsis, *window.slices)
+        cube: np.ndarray = arrays["cube"][place]
+        valid: np.ndarray = arrays["valid"][place]
         return cube, valid
 
     def read_channels(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
-        """Read a window as a model takes it: float32 (channel, y, x), 0 where invalid, and bool (y, x).
-
-        A pixel is valid here if every date of it is.
-        """
+        """Read a window as a model takes it: float32 (channel, y, x), 0 where invalid, and bool (time, y, x)."""
         cube, valid = self.read(window)
-        usable: np.ndarray = np.asarray(valid.all(axis=0))
-        image = cube.reshape(-1, *cube.shape[2:])
-        return np.where(usable, image, np.float32(0.0)), usable
+        return cube.reshape(-1, *cube.shape[2:]), valid
+
+    def read_valid(self, window: Window) -> np.ndarray:
+        """Read where a pixel can be mapped, which it can if any date of it is valid: bool (y, x)."""
+        valid: np.ndarray = self._open()["valid"][(self._time, *window.slices)]
+        return np.asarray(valid.any(axis=0))
+
+    def read_clear(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
+        """Read how many clear observations a pixel had, and the share of its steps that was filled, in per cent."""
+        arrays, place = self._open(), (self.season, *window.slices)
+        clear: np.ndarray = arrays["clear"][place]
+        filled: np.ndarray = arrays["filled"][place]
+        return clear, filled
 
     def write_index(self, rows: list[dict[str, Any]]) -> None:
         """Write the index: one row a tile with row, col, bounds and the valid share of every date."""
