@@ -1,4 +1,4 @@
-"""Make rasters and vectors of any kind for tests: CRS, type, nodata, bands, place and values as asked."""
+"""Make rasters, cubes, product folders and vectors for tests: CRS, type, nodata, bands, place and values as asked."""
 
 from __future__ import annotations
 
@@ -69,6 +69,113 @@ def raster(
         if mask is not None:
             target.write_mask(mask)
     return path
+
+
+def cube(
+    path: Path,
+    layers: dict[str, np.ndarray],
+    times: Any = None,
+    *,
+    resolution: float = 10.0,
+    attrs: dict[str, Any] | None = None,
+    upwards: bool = False,
+    westwards: bool = False,
+    crs: str | None = UTM,
+    chunks: tuple[int, ...] | None = None,
+    units: str = "",
+    names: tuple[str, str, str] = ("time", "y", "x"),
+    dtype: str | None = None,
+) -> Path:
+    """Write a NetCDF file, or a Zarr folder if the path ends so, with variables (time, y, x) and return its path.
+
+    The first row of an array is the northernmost and its first column the westernmost, however the file stores them.
+    Arrays (y, x) have no time. ``times`` are datetimes or, with ``units``, numbers.
+    """
+    import xarray as xr
+    from rasterio.crs import CRS
+
+    time, y, x = names
+    high, wide = next(iter(layers.values())).shape[-2:]
+    rows = CORNER[1] - resolution * (np.arange(high) + 0.5)
+    cols = CORNER[0] + resolution * (np.arange(wide) + 0.5)
+    turn = (..., slice(None, None, -1 if upwards else 1), slice(None, None, -1 if westwards else 1))
+    said = {"grid_mapping": "spatial_ref", **(attrs or {})}
+    axes: dict[str, Any] = {y: (y, rows[turn[1]]), x: (x, cols[turn[2]])}
+    if times is not None:
+        axes[time] = (time, np.asarray(times), {"units": units} if units else {})
+    made: dict[str, Any] = {
+        name: ((time, y, x)[-array.ndim :], array[turn].astype(dtype or array.dtype), said)
+        for name, array in layers.items()
+    }
+    if crs:
+        made["spatial_ref"] = ((), 0, {"crs_wkt": CRS.from_user_input(crs).to_wkt()})
+    data = xr.Dataset(made, coords=axes)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if path.suffix == ".zarr":
+            data.to_zarr(path, mode="w", consolidated=False, encoding={n: {"chunks": chunks} for n in layers if chunks})
+        else:
+            data.to_netcdf(path, engine="h5netcdf", encoding={n: {"chunksizes": chunks} for n in layers if chunks})
+    return path
+
+
+#: What the metadata of a Sentinel-2 product say of its numbers: the quantification and each band's offset, if any.
+SENTINEL = """<n1:Level-{level}_User_Product><General_Info><Product_Info>
+<PRODUCT_START_TIME>{date}T10:56:21.024Z</PRODUCT_START_TIME><PROCESSING_BASELINE>{baseline}</PROCESSING_BASELINE>
+</Product_Info><Product_Image_Characteristics>
+<QUANTIFICATION_VALUES_LIST><{key}QUANTIFICATION_VALUE unit="none">10000</{key}QUANTIFICATION_VALUE>
+<AOT_QUANTIFICATION_VALUE unit="none">1000.0</AOT_QUANTIFICATION_VALUE></QUANTIFICATION_VALUES_LIST>
+{offsets}<Spectral_Information_List><Spectral_Information bandId="0" physicalBand="B1"/>
+<Spectral_Information bandId="3" physicalBand="B4"/><Spectral_Information bandId="8" physicalBand="B8A"/>
+</Spectral_Information_List></Product_Image_Characteristics></General_Info></n1:Level-{level}_User_Product>"""
+
+
+def sentinel(
+    folder: Path,
+    images: dict[str, np.ndarray],
+    *,
+    date: str = "2022-06-14",
+    level: str = "2A",
+    baseline: str = "04.00",
+    offsets: dict[int, int] | None = None,
+    corner: tuple[float, float] = CORNER,
+    metadata: bool = True,
+) -> Path:
+    """Make a Sentinel-2 SAFE folder; ``images`` are named as files end, such as B04_10m or B04 for level 1C."""
+    day, digits = date.replace("-", ""), baseline.replace(".", "")
+    path = folder / f"S2A_MSIL{level}_{day}T105621_N{digits}_R094_T31TCJ_{day}T171017.SAFE"
+    inside = path / f"GRANULE/L{level}_T31TCJ_A036448_{day}T105628/IMG_DATA"
+    for name, values in images.items():
+        metres = int(name[-3:-1]) if name.endswith("m") else 10
+        part = inside / (f"R{metres}m" if level == "2A" else "") / f"T31TCJ_{day}T105621_{name}.jp2"
+        settings = {"driver": "JP2OpenJPEG", "QUALITY": "100", "REVERSIBLE": "YES"}
+        raster(part, values.astype(np.uint16), resolution=metres, corner=corner, **settings)
+    if metadata:
+        tag = "BOA" if level == "2A" else "RADIO"
+        listed = "".join(f'<{tag}_ADD_OFFSET band_id="{i}">{v}</{tag}_ADD_OFFSET>' for i, v in (offsets or {}).items())
+        text = SENTINEL.format(
+            level=level, date=date, baseline=baseline, key="BOA_" if level == "2A" else "", offsets=listed
+        )
+        (path / f"MTD_MSIL{level}.xml").write_text(text)
+    return path
+
+
+def landsat(
+    folder: Path,
+    images: dict[str, np.ndarray],
+    *,
+    date: str = "2018-06-15",
+    level: str = "L2SP",
+    metadata: str | None = None,
+) -> Path:
+    """Make a Landsat Collection 2 folder; ``images`` are named as files end, such as SR_B4."""
+    name = f"LC08_{level}_199030_{date.replace('-', '')}_20200831_02_T1"
+    for ending, values in images.items():
+        raster(folder / name / f"{name}_{ending}.TIF", values.astype(np.uint16), resolution=30, crs="EPSG:32631")
+    if metadata is not None:
+        (folder / name / f"{name}_MTL.txt").write_text(metadata)
+    return folder / name
 
 
 def spoil_block(path: Path) -> None:

@@ -16,8 +16,9 @@ from rasterio.rpc import RPC
 from stages import ingest
 from stages.errors import SceneError
 from stages.formats.scenes import FILE, Scenes, footprint, read_scenes
-from stages.geo.frame import Frame
-from stages.geo.headers import iso_date, sidecars
+from stages.geo.frame import Frame, native_grid
+from stages.geo.headers import dated_name, iso_date, sidecars
+from stages.geo.warp import MAX_OPEN, OPENED, Layers, warp
 from tests.rasters import UTM, noise, raster
 
 
@@ -155,6 +156,242 @@ def test_sources_of_a_vrt_are_followed_to_the_files(tmp_path: Path) -> None:
 def test_brackets_in_a_path_mean_themselves(tmp_path: Path) -> None:
     raster(tmp_path / "a[1]" / "s.tif", noise((4, 4)))
     assert len(ingested(tmp_path, scenes=[{"files": tmp_path / "a[1]" / "*.tif"}], bands={"b": 1}).sources) == 1
+
+
+# --- several dates in one file, quality and static layers ------------------------------------------------------------
+
+DATES = ("2018-06-15", "2018-05-01", "2018-07-30")
+
+
+def stack(folder: Path, names: list[str] | None = None, count: int = 6) -> Path:
+    """Six bands of constant value: band i holds i."""
+    values = np.stack([np.full((4, 4), i + 1.0, np.float32) for i in range(count)])
+    return raster(folder / "stack.tif", values, names=names or [])
+
+
+@pytest.mark.parametrize(
+    ("layout", "expected"),
+    [
+        ({}, {"2018-05-01": (4, 3), "2018-06-15": (2, 1), "2018-07-30": (6, 5)}),
+        ({"order": "band-date"}, {"2018-05-01": (5, 2), "2018-06-15": (4, 1), "2018-07-30": (6, 3)}),
+    ],
+    ids=["date by date", "band by band"],
+)
+@pytest.mark.parametrize("bands", [{"nir": 2, "red": 1}, {"nir": "B8", "red": "B4"}], ids=["positions", "names"])
+def test_a_stack_laid_out_by_the_config(
+    tmp_path: Path, layout: dict[str, Any], expected: dict[str, tuple[int, ...]], bands: dict[str, Any]
+) -> None:
+    entry = {"files": stack(tmp_path), "stack": {"dates": DATES, "bands": ["B4", "B8"], **layout}, "scale": 0.5}
+    table = ingested(tmp_path, scenes=[entry], bands=bands)
+    assert {s.date: s.indexes for s in table.sources} == expected
+    assert [s.date for s in table.sources] == sorted(DATES)
+    assert {(s.bands, s.scale, s.identity) for s in table.sources} == {
+        (("nir", "red"), (0.5, 0.5), table.sources[0].identity)
+    }
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["B4_20180615", "B8_20180615", "B4_20180501", "B8_20180501", "B8_20180730", "B4_20180730"],
+     ["2018-06-15 B4", "2018-06-15 B8", "2018-05-01 B4", "2018-05-01 B8", "2018-07-30 B8", "2018-07-30 B4"],
+     [f"{date}T105031_T31TCJ_{band}" for date, band in
+      (("20180615", "B4"), ("20180615", "B8"), ("20180501", "B4"), ("20180501", "B8"), ("20180730", "B8"),
+       ("20180730", "B4"))]],
+)  # fmt: skip
+def test_a_stack_laid_out_by_its_descriptions(tmp_path: Path, names: list[str]) -> None:
+    table = ingested(tmp_path, scenes=[{"files": stack(tmp_path, names)}], bands={"nir": "B8", "red": "B4"})
+    assert {s.date: s.indexes for s in table.sources} == {
+        "2018-05-01": (4, 3), "2018-06-15": (2, 1), "2018-07-30": (5, 6)
+    }  # fmt: skip
+    # Numbers are places in the file, whatever the descriptions say.
+    table = ingested(tmp_path, scenes=[{"files": tmp_path / "stack.tif", "date": 2018}], bands={"nir": 5})
+    assert [(s.date, s.indexes) for s in table.sources] == [("2018", (5,))]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("B4_20180615", ("2018-06-15", "B4")), ("2018-06-15 red", ("2018-06-15", "red")), ("red (2018)", ("2018", "red")),
+     ("B12_201806", ("2018-06", "B12")), ("20180615T105031_B8A", ("2018-06-15", "B8A")), ("B4", None), ("b_1234", None),
+     ("red 2018-13-45", None)],
+)  # fmt: skip
+def test_descriptions_with_a_date(text: str, expected: tuple[str, str] | None) -> None:
+    assert dated_name(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "layout", "bands", "words"),
+    [
+        ([], {"dates": DATES[:2] * 2}, {"a": 1}, r"has 6 bands, but its stack is declared as 4 dates with equally"),
+        ([], {"dates": DATES, "bands": ["x"]}, {"a": 1}, r"has 6 bands, but its stack is declared as 3 dates with 1 b"),
+        ([], {"dates": DATES}, {"a": 3}, r"band a of .*stack\.tif is declared as 3, .* has the bands 1 to 2;"),
+        ([], {"dates": DATES, "bands": ["x", "y"]}, {"a": "z"}, r"declared as z, .* the bands 1 to 2 \(x, y\)"),
+        (["x_2018", "x", "x_2019", "x_2020", "x_2021", "x_2022"], None, {"a": "x"},
+         r"band 2 of .*stack\.tif is described as 'x', which holds no date"),
+        ([f"x_{year}" for year in range(2015, 2021)], None, {"a": "y"}, "describes no band as y"),
+    ],
+    ids=["dates", "bands", "position", "name", "no date", "no band"],
+)  # fmt: skip
+def test_stacks_that_are_not_what_they_are_declared_as(
+    tmp_path: Path, names: list[str], layout: dict[str, Any] | None, bands: dict[str, Any], words: str
+) -> None:
+    entry = {"files": stack(tmp_path, names), **({"stack": layout} if layout else {})}
+    with pytest.raises(SceneError, match=words):
+        ingested(tmp_path, scenes=[entry], bands=bands)
+
+
+def test_a_band_that_one_date_of_a_stack_lacks(tmp_path: Path) -> None:
+    names = ["a_2018", "b_2018", "a_2019", "b_2019", "a_2020", "c_2020"]
+    with pytest.raises(SceneError, match=r"stack\.tif and the other files of 2020 lack the bands two"):
+        ingested(tmp_path, scenes=[{"files": stack(tmp_path, names)}], bands={"one": "a", "two": "b"})
+
+
+def test_dates_of_a_stack_must_be_dates_and_given_once() -> None:
+    with pytest.raises(ValueError, match="spring is not a date"):
+        ingest.Config.model_validate({"scenes": [{"files": "s.tif", "stack": {"dates": ["spring"]}}]})
+    for more in ({"date": "2018"}, {"files": "s_{date}.tif"}, {"files": "s_{band}.tif"}):
+        with pytest.raises(ValueError, match="stack gives the dates and bands"):
+            ingest.Config.model_validate({"scenes": [{"files": "s.tif", "stack": {"dates": ["2018"]}, **more}]})
+
+
+def test_entries_may_hold_some_of_the_bands_each(tmp_path: Path) -> None:
+    for date in ("2020-01-01", "2021-01-01"):
+        raster(tmp_path / f"fine_{date}.tif", noise((2, 8, 8)))
+        raster(tmp_path / f"coarse_{date}.tif", noise((2, 4, 4)), resolution=20)
+    entries = [
+        {"files": tmp_path / "coarse_{date}.tif", "bands": {"s": 1, "r": 2}},
+        {"files": tmp_path / "fine_{date}.tif"},
+    ]
+    table = ingested(tmp_path, scenes=entries, bands={"r": 1, "n": 2})
+    # Those of ingest.bands come first, then in the order of the entries.
+    assert table.bands == ("r", "n", "s")
+    assert {(s.date, s.scene) for s in table.sources} == {(d, f"scene of {d}") for d in table.dates}
+    assert [s.bands for s in table.sources] == [("s", "r"), ("r", "n")] * 2
+    (tmp_path / "fine_2021-01-01.tif").unlink()
+    with pytest.raises(SceneError, match=r"coarse_2021-01-01.tif and the other files of 2021-01-01 lack the bands n;"):
+        ingested(tmp_path, scenes=entries, bands={"r": 1, "n": 2})
+
+
+def test_the_quality_band_is_in_every_scene_but_no_channel(tmp_path: Path) -> None:
+    for date in ("2020-01-01", "2021-01-01"):
+        raster(tmp_path / f"s_{date}.tif", noise((2, 4, 4)))
+        raster(tmp_path / f"mask_{date}.tif", np.ones((4, 4), np.uint8))
+    entries = [
+        {"files": tmp_path / "s_{date}.tif", "bands": {"r": 1, "n": 2}, "scale": 0.1, "nodata": 0},
+        {"files": tmp_path / "mask_{date}.tif", "bands": {"clear": 1}, "scale": 5, "nodata": 255},
+    ]
+    table = ingested(tmp_path, scenes=entries, quality="clear")
+    assert (table.bands, table.quality) == (("r", "n"), "clear")
+    masks = [s for s in table.sources if "clear" in s.bands]
+    assert [(s.date, s.scale, s.nodata) for s in masks] == [(d, (1.0,), (255.0,)) for d in table.dates]
+    (tmp_path / "mask_2021-01-01.tif").unlink()
+    with pytest.raises(SceneError, match=r"s_2021-01-01.tif and .* of 2021-01-01 lack the quality band clear, which"):
+        ingested(tmp_path, scenes=entries, quality="clear")
+
+
+def test_the_quality_band_of_one_file_keeps_its_own_numbers(tmp_path: Path) -> None:
+    raster(tmp_path / "s_2020.tif", noise((2, 4, 4)), scale=0.5, nodata=7)
+    entry = {"files": tmp_path / "s_{date}.tif", "nodata": 0}
+    (source,) = ingested(tmp_path, scenes=[entry], bands={"q": 2, "r": 1}, quality="q").sources
+    assert (source.bands, source.scale, source.nodata) == (("q", "r"), (1.0, 0.5), (7.0, 0.0))
+
+
+def test_a_quality_band_that_is_none(tmp_path: Path) -> None:
+    raster(tmp_path / "s.tif", noise((4, 4)))
+    entry = {"files": tmp_path / "s.tif"}
+    with pytest.raises(SceneError, match=r"ingest\.quality names SCL, but the bands are b;"):
+        ingested(tmp_path, scenes=[entry], bands={"b": 1}, quality="SCL")
+    with pytest.raises(SceneError, match="b is the only band and says only what is clear"):
+        ingested(tmp_path, scenes=[entry], bands={"b": 1}, quality="b")
+
+
+def test_static_layers_have_no_date(tmp_path: Path) -> None:
+    raster(tmp_path / "s_2020.tif", noise((4, 4)))
+    raster(tmp_path / "dem.tif", noise((2, 4, 4)), tags={"TIFFTAG_DATETIME": "2019:03:04 10:00:00"})
+    static = [{"files": tmp_path / "dem.tif", "bands": {"height": 1, "slope": 2}, "offset": 100}]
+    scenes = [{"files": tmp_path / "s_{date}.tif"}]
+    table = ingested(tmp_path, scenes=scenes, bands={"b": 1}, static=static)
+    assert (table.bands, table.static, table.dates) == (("b",), ("height", "slope"), ("2020",))
+    assert [(s.static, s.date, s.bands, s.offset) for s in table.sources] == [
+        (False, "2020", ("b",), (0.0,)), (True, "", ("height", "slope"), (100.0, 100.0))
+    ]  # fmt: skip
+    settings = {"scenes": scenes, "bands": {"b": 1}, "static": static}
+    assert tmp_path / "dem.tif" in ingest.sources(ingest.Config.model_validate(settings))
+    for wrong, words in (
+        ({"bands": {"b": 1}}, r"b of .*dem.tif is static and a band of the scenes"),
+        ({"bands": {}}, r"no bands are named for .*dem.tif of ingest.static"),
+    ):
+        with pytest.raises(SceneError, match=words):
+            ingested(tmp_path, scenes=scenes, bands={"b": 1}, static=[{**static[0], **wrong}])
+    for wrong in ({"date": "2020"}, {"files": "dem_{date}.tif"}, {"stack": {"dates": ["2020"]}}):
+        with pytest.raises(ValueError, match="static layers have no date"):
+            ingest.Config.model_validate({**settings, "static": [{**static[0], **wrong}]})
+
+
+def test_scenes_of_one_date_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a_20200301", "b_20200301", "a_20200101", "b_20200101", "a_20191231"):
+        raster(tmp_path / f"{name}.tif", noise((4, 4)))
+    with caplog.at_level("INFO"):
+        table = ingested(tmp_path, scenes=[{"files": tmp_path / "*_{date}.tif"}], bands={"b": 1})
+    assert [s.date for s in table.sources] == ["2019-12-31", *["2020-01-01"] * 2, *["2020-03-01"] * 2]
+    assert len({s.scene for s in table.sources}) == 5
+    assert "5 scenes of 3 dates in 5 files" in caplog.text
+    assert "2 dates have more than one scene; they are mosaicked" in caplog.text
+
+
+def test_one_date_of_one_scene_is_not_called_a_mosaic(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    raster(tmp_path / "a_20200301.tif", noise((4, 4)))
+    with caplog.at_level("INFO"):
+        ingested(tmp_path, scenes=[{"files": tmp_path / "*_{date}.tif"}], bands={"b": 1})
+    assert "mosaicked" not in caplog.text
+
+
+@pytest.mark.parametrize(("name", "said"), [("20231345", "20231345"), ("20203", "20203"), ("3jan", "3jan")])
+def test_a_date_that_cannot_be_read(tmp_path: Path, name: str, said: str) -> None:
+    for each in ("20200101", name):
+        raster(tmp_path / f"s_{each}.tif", noise((4, 4)))
+    with pytest.raises(SceneError, match=rf"s_{name}\.tif has no valid date: .*{said}"):
+        ingested(tmp_path, scenes=[{"files": tmp_path / "s_{date}.tif"}], bands={"b": 1})
+
+
+def test_words_in_the_place_of_a_date_are_other_files(tmp_path: Path) -> None:
+    for each in ("20200101", "mean", "20200101_mask"):
+        raster(tmp_path / f"s_{each}.tif", noise((4, 4)))
+    table = ingested(tmp_path, scenes=[{"files": tmp_path / "s_{date}.tif"}], bands={"b": 1})
+    assert [Path(s.path).name for s in table.sources] == ["s_20200101.tif"]
+
+
+def test_a_stacked_file_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import rasterio
+
+    path = stack(tmp_path)
+    entry = {"files": path, "stack": {"dates": DATES}}
+    table = ingested(tmp_path, scenes=[entry], bands={"b": 2})
+    opened: list[str] = []
+    plain = rasterio.open
+    monkeypatch.setattr(rasterio, "open", lambda *given, **more: opened.append(given[0]) or plain(*given, **more))
+    grid = native_grid(table.sources[0].frame.bounds(UTM), table.sources[0].frame, 16)
+
+    def means() -> list[float]:
+        return [
+            float(warp(Layers(s.path, s.frame, s.indexes, s.nodata, s.scale, s.offset, "bilinear"), grid, grid.whole)
+                  .values.mean())
+            for s in table.sources
+        ]  # fmt: skip
+
+    assert means() == [4.0, 2.0, 6.0]
+    assert opened == [str(path)]
+    # A file that has changed is opened again.
+    raster(path, np.stack([np.full((4, 4), 10.0 * i, np.float32) for i in range(1, 7)]))
+    opened.clear()
+    assert means() == [40.0, 20.0, 60.0]
+    assert opened == [str(path)]
+    # No more files stay open than are allowed.
+    for i in range(MAX_OPEN + 3):
+        OPENED.get(str(raster(tmp_path / f"{i}.tif", noise((4, 4)))))
+    assert len(OPENED.datasets) == MAX_OPEN
+    path.unlink()
+    with pytest.raises(SceneError, match=r"stack\.tif is damaged"):
+        means()
 
 
 # --- refused ---------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,11 @@ class Source:
     ``bands`` and ``indexes`` run in parallel with ``nodata``, ``scale`` and ``offset``: entry i describes band
     ``indexes[i]`` (1-based) of the file. ``date`` is ISO 8601 (year, year-month or full) or "" where unknown.
     ``identity`` is a hash of the content, so a moved or touched file stays the same source. Sources with the same
-    ``scene`` are parts of one scene: its bands, each in a file of its own.
+    ``scene`` are parts of one scene: its bands, each in a file of its own. A file of several dates is a source a date.
+
+    ``variables`` names the variable of every band of a NetCDF file or Zarr folder; ``indexes`` is then the position
+    along its time axis (1-based), the same for every band. It is empty for files that rasterio reads.
+    ``static`` marks undated layers, such as an elevation, that join every date.
     """
 
     path: str
@@ -36,6 +41,8 @@ class Source:
     height: int
     identity: str
     scene: str = ""
+    variables: tuple[str, ...] = ()
+    static: bool = False
 
     @property
     def frame(self) -> Frame:
@@ -45,15 +52,21 @@ class Source:
 
 @dataclass(frozen=True)
 class Scenes:
-    """All sources of an area: the bands in the area's order and every file."""
+    """All sources of an area: the bands of every date in the area's order, and every file.
+
+    ``quality`` names the band that says which pixels are clear, "" without one: every dated scene has it, but it is
+    none of ``bands``. ``static`` names the bands of the undated layers, none of ``bands`` either.
+    """
 
     bands: tuple[str, ...]
     sources: tuple[Source, ...]
+    quality: str = ""
+    static: tuple[str, ...] = ()
 
     @property
     def dates(self) -> tuple[str, ...]:
-        """Every date once, in order of time."""
-        return tuple(sorted({source.date for source in self.sources}))
+        """Every date of a scene once, in order of time."""
+        return tuple(sorted({source.date for source in self.sources if not source.static}))
 
 
 def write_scenes(folder: Path, scenes: Scenes) -> None:
@@ -67,11 +80,13 @@ def write_scenes(folder: Path, scenes: Scenes) -> None:
                      "crs": row["crs"], "dtype": row["dtype"], "width": row["width"], "height": row["height"],
                      "nodata": json.dumps(source.nodata), "scale": json.dumps(source.scale),
                      "offset": json.dumps(source.offset), "identity": row["identity"],
-                     "area_bands": ",".join(scenes.bands), "header": json.dumps(row)})  # fmt: skip
+                     "static": source.static, "area_bands": ",".join(scenes.bands), "quality": scenes.quality,
+                     "static_bands": ",".join(scenes.static), "header": json.dumps(row)})  # fmt: skip
     outlines = [footprint(source.frame) for source in scenes.sources]
     gpd.GeoDataFrame(rows, geometry=outlines, crs="EPSG:4326").to_parquet(folder / FILE)
 
 
+@lru_cache(maxsize=256)
 def footprint(frame: Frame) -> Any:
     """Draw a raster's outline in longitude and latitude (shapely), cut in two where it crosses the antimeridian."""
     from shapely import Polygon, box, union_all
@@ -86,9 +101,11 @@ def read_scenes(folder: Path) -> Scenes:
     """Read the table back, equal to what was written."""
     import pandas as pd
 
-    table = pd.read_parquet(folder / FILE, columns=["area_bands", "header"])
+    table = pd.read_parquet(folder / FILE, columns=["area_bands", "quality", "static_bands", "header"])
     sources = []
     for text in table["header"]:
         row: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()}
         sources.append(Source(**row))
-    return Scenes(bands=tuple(table["area_bands"].iloc[0].split(",")), sources=tuple(sources))
+    first = table.iloc[0]
+    static = tuple(first["static_bands"].split(",")) if first["static_bands"] else ()
+    return Scenes(tuple(first["area_bands"].split(",")), tuple(sources), str(first["quality"]), static)

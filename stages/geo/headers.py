@@ -61,15 +61,38 @@ def iso_date(text: str) -> str:
     """
     plain = re.sub("[_:]", "-", str(text).strip())
     pattern = re.sub(r"\d", "0", plain)
+    refused = ValueError(f"{text} is not a date (YYYY-MM-DD, YYYYMMDD, YYYYDDD, YYYY-MM, YYYYMM or YYYY)")
     if pattern not in FORMATS:
-        raise ValueError(f"{text} is not a date (YYYY-MM-DD, YYYYMMDD, YYYYDDD, YYYY-MM, YYYYMM or YYYY)")
+        raise refused
     read, keep = FORMATS[pattern]
     if read == "%Y%j":
         day = int(plain[4:])
         if not 1 <= day <= 366:
             raise ValueError(f"{text} is not a date: day {day} of a year")
         return (datetime(int(plain[:4]), 1, 1) + timedelta(days=day - 1)).strftime(keep)
-    return datetime.strptime(plain, read).strftime(keep)
+    try:
+        return datetime.strptime(plain, read).strftime(keep)
+    except ValueError:
+        raise refused from None
+
+
+#: A date in a text, free of other digits, with the time of day that may follow it.
+DATE_IN_TEXT = re.compile(rf"(?<!\d)({DATE})(?:(?:T\d{{4}}(?:\d\d)?|[T ]\d\d:\d\d(?::\d\d)?)(?:\.\d+)?Z?)?(?!\d)")
+#: Four digits that are no year before or after these are taken as a number of another kind.
+YEARS = "1950", "2099"
+
+
+def dated_name(text: str) -> tuple[str, str] | None:
+    """Part the description of a band into its date (ISO 8601) and its name: `B4_20180615` or `2018-06-15 red`.
+
+    Returns None where it holds no date.
+    """
+    for match in DATE_IN_TEXT.finditer(text):
+        with suppress(ValueError):
+            date = iso_date(match[1])
+            if YEARS[0] <= date[:4] <= YEARS[1]:
+                return date, f"{text[: match.start()]} {text[match.end() :]}".strip(" _-.,:;/|@()")
+    return None
 
 
 def sidecars(path: Path) -> list[Path]:
@@ -165,9 +188,14 @@ def without_place(dataset: Any) -> str:
 
 def frame_of(dataset: Any) -> Frame:
     """Give the place of an open rasterio dataset."""
-    code = dataset.crs.to_epsg()
-    crs = f"EPSG:{code}" if code else dataset.crs.to_wkt()
-    return Frame(crs, tuple(float(v) for v in tuple(dataset.transform)[:6]), dataset.width, dataset.height)
+    transform = tuple(float(v) for v in tuple(dataset.transform)[:6])
+    return Frame(short_name(dataset.crs), transform, dataset.width, dataset.height)
+
+
+def short_name(crs: Any) -> str:
+    """Write rasterio's ``CRS`` as its EPSG code where it has one, otherwise as WKT."""
+    code = crs.to_epsg()
+    return f"EPSG:{code}" if code else str(crs.to_wkt())
 
 
 def _open(path: Path) -> Any:

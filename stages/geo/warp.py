@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from stages.errors import SceneError
+from stages.geo.cubes import read_layers
 from stages.geo.frame import Frame, is_geographic, to_crs
 from stages.geo.grid import Grid, Window
 from stages.geo.headers import reason
@@ -19,12 +23,15 @@ from stages.geo.resample import resample, touched
 MAX_VALUES = 16_000_000
 #: Source pixels around the outermost positions that any kernel reaches.
 REACH = 3
+#: Raster files that a thread keeps open: all dates of a stacked file are read from one opening.
+MAX_OPEN = 16
 
 
 @dataclass(frozen=True)
 class Layers:
     """The bands of one raster file that are wanted; the tuples run in parallel with ``indexes`` (1-based).
 
+    With ``variables``, the file is a NetCDF file or a Zarr folder: a band is a variable, its index the place in time.
     ``frame`` is where the file is taken to lie: its own place, or that place moved by a turn of longitude.
     ``method`` is one of nearest, bilinear, cubic and average.
     """
@@ -36,6 +43,7 @@ class Layers:
     scale: tuple[float, ...]
     offset: tuple[float, ...]
     method: str
+    variables: tuple[str, ...] = ()
 
 
 @dataclass
@@ -85,36 +93,76 @@ def warp(layers: Layers, grid: Grid, window: Window) -> Patch:
     Raises:
         SceneError: the file is gone, or pixels of it cannot be read.
     """
-    from rasterio.errors import RasterioError
-
     patch = Patch.empty(len(layers.indexes), (window.height, window.width))
-    try:
-        with _open(layers.path) as dataset:
-            for part in _parts(layers, grid, window):
-                _fill(patch, part.within(window), _warp_part(dataset, layers, grid, part))
-    except RasterioError as fault:
-        raise SceneError(
-            f"{layers.path} is damaged: some of its pixels cannot be read ({reason(fault)}); download or copy it again."
-        ) from fault
+    for part, needed in _parts(layers, grid, window):
+        _fill(patch, part.within(window), _warp_part(_read(layers, needed), layers, grid, part, needed))
     factor = np.asarray(layers.scale)[:, None, None], np.asarray(layers.offset)[:, None, None]
     if any(scale != 1 for scale in layers.scale) or any(layers.offset):
         patch.values = np.where(patch.valid, patch.values * factor[0] + factor[1], 0.0).astype(np.float32)
     return patch
 
 
-def read_valid(dataset: Any, indexes: tuple[int, ...], nodata: tuple[float | None, ...], window: Window) -> Pixels:
-    """Read bands of an open file: what is valid, what is masked and what is broken."""
+def warp_clear(
+    layers: Layers, grid: Grid, window: Window, clear: Callable[[np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bring a quality band onto a window of the grid: what is clear, and where that is known.
+
+    ``layers`` is that one band; ``clear`` tells of its values, as they are in the file, which are clear (bool, same
+    shape). Returns two bool arrays (y, x). A pixel is known where the file has data for it, by the rule for values;
+    it is clear where it is known and every pixel of the file that it touches is clear.
+
+    Raises:
+        SceneError: the file is gone, or pixels of it cannot be read.
+    """
+    shape = (window.height, window.width)
+    seen, known = np.zeros(shape, bool), np.zeros(shape, bool)
+    for part, needed in _parts(layers, grid, window):
+        source = _read(layers, needed)
+        data = source.valid[0]
+        unclear = ~(data & clear(source.values[0]))
+        aligned = layers.frame.offset(grid)
+        if aligned is not None:
+            place = _place(needed, aligned).within(window)
+            seen[place], known[place] = ~unclear, data
+            continue
+        place, rows, cols = part.within(window), *_positions_in(layers, grid, part, needed)
+        _, known[place] = resample(np.zeros(data.shape), data, rows, cols, layers.method)
+        seen[place] = known[place] & ~touched(unclear, rows, cols, layers.method)
+    return seen, known
+
+
+def _read(layers: Layers, window: Window) -> Pixels:
+    """Read bands of a file on a window of its own pixels.
+
+    Raises:
+        SceneError: the file is gone or damaged.
+    """
+    if layers.variables:
+        return judged(read_layers(layers.path, layers.variables, layers.indexes, window), layers.nodata, None)
+    from rasterio.errors import RasterioError
     from rasterio.windows import Window as Read
 
     area = Read(window.col, window.row, window.width, window.height)
-    values = dataset.read(list(indexes), window=area)
-    valid = np.stack([is_data(band, empty) for band, empty in zip(values, nodata, strict=True)])
-    broken = np.zeros_like(valid)
+    try:
+        dataset = OPENED.get(layers.path)
+        return judged(
+            dataset.read(list(layers.indexes), window=area), layers.nodata, _masked(dataset, layers.indexes, area)
+        )
+    except RasterioError as fault:
+        OPENED.drop(layers.path)
+        raise SceneError(
+            f"{layers.path} is damaged: some of its pixels cannot be read ({reason(fault)}); download or copy it again."
+        ) from fault
+
+
+def judged(bands: Sequence[np.ndarray], nodata: Sequence[float | None], masked: np.ndarray | None) -> Pixels:
+    """Tell which values of bands (y, x) are valid, which are masked and which are broken."""
+    valid = np.stack([is_data(band, empty) for band, empty in zip(bands, nodata, strict=True)])
+    values, broken = np.stack(bands), np.zeros_like(valid)
     if values.dtype.kind == "f":
         # What float32, the type of the tiles, cannot hold is as good as infinite.
         broken = valid & ~(np.abs(values) <= np.finfo(np.float32).max)
         valid &= ~broken
-    masked = _masked(dataset, indexes, area)
     if masked is not None:
         broken &= ~masked
         valid &= ~masked
@@ -156,10 +204,56 @@ def is_data(values: np.ndarray, nodata: float | None) -> np.ndarray:
     return np.asarray(values != values.dtype.type(int(nodata)))
 
 
-def _open(path: str) -> Any:
-    import rasterio
+class Opened(threading.local):
+    """The raster files that a thread has open, the last used at the end; rasterio's datasets belong to one thread."""
 
-    return rasterio.open(path)
+    def __init__(self) -> None:
+        self.datasets: OrderedDict[str, tuple[tuple[int, int, int], Any]] = OrderedDict()
+        self.row = -1
+
+    def keep_for(self, row: int) -> None:
+        """Begin with some tiles of a row: what was opened for another row is closed.
+
+        GDAL keeps the decoded blocks of an open file. They are of use along a row of tiles, as a striped file's blocks
+        reach all over it, but kept any longer they would grow with the height of the area.
+        """
+        if row != self.row:
+            for path in list(self.datasets):
+                self.drop(path)
+        self.row = row
+
+    def get(self, path: str) -> Any:
+        """Open a file, or take it as it is open where it has not changed since.
+
+        Raises:
+            RasterioError: it cannot be opened.
+        """
+        import rasterio
+
+        try:
+            state = Path(path).stat()
+            stamp = state.st_mtime_ns, state.st_size, state.st_ino
+        except OSError:
+            # rasterio says what is wrong, or knows an address that is no path.
+            stamp = (-1, -1, -1)
+        known, dataset = self.datasets.get(path, (None, None))
+        # What a VRT is made of may change while the VRT does not.
+        if dataset is None or known != stamp or stamp[0] < 0 or Path(path).suffix.lower() == ".vrt":
+            self.drop(path)
+            dataset = rasterio.open(path)
+            self.datasets[path] = stamp, dataset
+        self.datasets.move_to_end(path)
+        if len(self.datasets) > MAX_OPEN:
+            self.drop(next(iter(self.datasets)))
+        return dataset
+
+    def drop(self, path: str) -> None:
+        """Close a file that may be open."""
+        if path in self.datasets:
+            self.datasets.pop(path)[1].close()
+
+
+OPENED = Opened()
 
 
 @lru_cache(maxsize=16)
@@ -186,13 +280,27 @@ def _pixels_of(frame: Frame, xs: np.ndarray, ys: np.ndarray) -> tuple[np.ndarray
     return (a * ys - d * xs) / (a * e - b * d), (e * xs - b * ys) / (a * e - b * d)
 
 
-def _parts(layers: Layers, grid: Grid, window: Window) -> Iterator[Window]:
-    """Cut a window in halves until what it needs of the source fits in memory; skip what the source cannot reach."""
+def _positions_in(layers: Layers, grid: Grid, window: Window, needed: Window) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of a window's pixels, as its kernel takes them, in a part of the source."""
+    rows, cols = _positions(layers.frame, grid, window, layers.method == "average")
+    return rows - needed.row, cols - needed.col
+
+
+def _place(needed: Window, aligned: tuple[int, int]) -> Window:
+    """Find where a part of a source lies on the grid whose pixels it shares."""
+    return Window(needed.row + aligned[0], needed.col + aligned[1], needed.height, needed.width)
+
+
+def _parts(layers: Layers, grid: Grid, window: Window) -> Iterator[tuple[Window, Window]]:
+    """Cut a window in halves until what it needs of the source fits in memory; skip what the source cannot reach.
+
+    Yields every part with the source pixels that it needs.
+    """
     needed = _needed(layers, grid, window)
     if needed is None:
         return
     if needed.height * needed.width * len(layers.indexes) <= MAX_VALUES or window.height * window.width == 1:
-        yield window
+        yield window, needed
         return
     high, wide = window.height, window.width
     if high >= wide:
@@ -223,20 +331,16 @@ def _needed(layers: Layers, grid: Grid, window: Window) -> Window | None:
     return Window(top, left, bottom - top, right - left) if bottom > top and right > left else None
 
 
-def _warp_part(dataset: Any, layers: Layers, grid: Grid, window: Window) -> Patch:
-    """Read and resample the bands for one window, unscaled."""
+def _warp_part(source: Pixels, layers: Layers, grid: Grid, window: Window, needed: Window) -> Patch:
+    """Bring what was read for one window onto it, unscaled."""
     patch = Patch.empty(len(layers.indexes), (window.height, window.width))
-    needed = _needed(layers, grid, window)
-    assert needed is not None
-    source = read_valid(dataset, layers.indexes, layers.nodata, needed)
     aligned = layers.frame.offset(grid)
     if aligned is not None:
-        place = Window(needed.row + aligned[0], needed.col + aligned[1], needed.height, needed.width).within(window)
+        place = _place(needed, aligned).within(window)
         patch.values[(..., *place)] = np.where(source.valid, source.values, 0)
         patch.valid[(..., *place)] = source.valid
     else:
-        rows, cols = _positions(layers.frame, grid, window, layers.method == "average")
-        rows, cols = rows - needed.row, cols - needed.col
+        rows, cols = _positions_in(layers, grid, window, needed)
         for i, (values, valid) in enumerate(zip(source.values, source.valid, strict=True)):
             found = resample(values, valid, rows, cols, layers.method)
             patch.values[i], patch.valid[i] = found
