@@ -17,6 +17,7 @@ from stages.formats.tiles import Tiles
 from stages.geo import warp as warping
 from stages.geo.frame import Frame
 from stages.geo.grid import Grid, Window
+from stages.geo.plan import Plan
 from stages.geo.warp import Layers, is_data, warp
 from tests.rasters import CORNER, UTM, noise, raster, spoil_block
 
@@ -305,8 +306,8 @@ def test_a_rotated_scene_lies_where_its_transform_says(tmp_path: Path) -> None:
 def test_only_the_source_pixels_of_a_window_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = raster(tmp_path / "s.tif", noise((100, 100)))
     read: list[Window] = []
-    original = warping.read_valid
-    monkeypatch.setattr(warping, "read_valid", lambda *a: read.append(a[3]) or original(*a))
+    original = warping._read
+    monkeypatch.setattr(warping, "_read", lambda *a: read.append(a[1]) or original(*a))
     frame = Frame(UTM, (10, 0, CORNER[0], 0, -10, CORNER[1]), 100, 100)
     layers = Layers(str(path), frame, (1,), (None,), (1.0,), (0.0,), "average")
     warp(layers, Grid(UTM, 10.0, *CORNER, 100, 100, 16), Window(20, 30, 16, 16))
@@ -318,14 +319,14 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pyte
     raster(tmp_path / "s.tif", noise((40, 40)))
     original, seen = tile._cut, []
 
-    def dies(tiles: Tiles, plan: tile.Plan, row: int, col: int, window: Window) -> dict[str, Any]:
-        if (row, col) == (2, 1):
+    def dies(tiles: Tiles, plan: Plan, group: Any) -> dict[str, Any]:
+        if group[0][0] == 2:
             raise KeyboardInterrupt
-        return original(tiles, plan, row, col, window)
+        return original(tiles, plan, group)
 
-    def counts(tiles: Tiles, plan: tile.Plan, row: int, col: int, window: Window) -> dict[str, Any]:
-        seen.append((row, col))
-        return original(tiles, plan, row, col, window)
+    def counts(tiles: Tiles, plan: Plan, group: Any) -> dict[str, Any]:
+        seen.extend((row, col) for row, col, _ in group)
+        return original(tiles, plan, group)
 
     import dask
 
