@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from stages.errors import LabelError
-from stages.formats.samples import DROPPED, UNLABELLED, Part, Role, Samples
+from stages.formats.samples import Samples
 from stages.formats.tiles import Tiles
 from stages.geo import labels as sources_of_labels
-from stages.geo.blocks import Blocks, smallest_sides
-from stages.geo.burn import burn
+from stages.geo.blocks import Blocks
 from stages.geo.grid import Grid, Window
 from stages.geo.headers import sidecars
-from stages.geo.labels import EACH, NONE, LabelFile, label_key
+from stages.geo.labels import EACH, NO_LABEL, NONE, LabelFile, label_key
+from stages.geo.periods import Period
 from stages.progress import report
-from stages.settings import STYLE_ONLY, MapClass, Settings, refuse_same_codes
-from stages.training import splits, statistics
-from stages.training.statistics import Moments
+from stages.settings import STYLE_ONLY, MapClass, Settings, label_range, refuse_same_codes
+from stages.training import splits
+from stages.training.burnt import Burnt, Job, burn_window, counts_of, own_window, owners_of
+from stages.training.measured import measure_window, statistics_of
+from stages.training.piles import Piles
+from stages.training.split_summary import DROPPED, check_classes, split_summary
+from stages.training.table_samples import read_labels
 
 COSMETIC = STYLE_ONLY
+#: `label.folds` where every fold tests one season, and the least and most folds of blocks.
+BY_YEAR, FOLDS = "by_year", (3, 50)
 #: Pixels of a task, and tasks under way between two words of progress.
 TASK_PIXELS, TASKS = 512 * 512, 32
 #: Share of training labels lost to the buffer above which the user is warned.
@@ -41,7 +49,12 @@ class Shares(Settings):
 
     train: float = Field(0.6, gt=0, lt=1, description="Share that trains")
     validation: float = Field(0.2, gt=0, lt=1, description="Share that chooses settings and calibrates")
-    test: float = Field(0.2, gt=0, lt=1, description="Share that scores the map; with folds, every block is test once")
+    test: float = Field(
+        0.2,
+        ge=0,
+        lt=1,
+        description="Share that scores the map; 0 beside an independent test set; with folds, every block is test once",
+    )
 
     @model_validator(mode="after")
     def _whole(self) -> Shares:
@@ -51,28 +64,51 @@ class Shares(Settings):
         return self
 
     @property
-    def parts(self) -> tuple[float, float, float]:
-        """Train, validation and test."""
-        return self.train, self.validation, self.test
+    def parts(self) -> tuple[float, ...]:
+        """Train, validation and, unless it is 0, test."""
+        return (self.train, self.validation, self.test) if self.test else (self.train, self.validation)
 
 
 class Config(Settings):
     """Where the labels are, what they mean and how they are divided."""
 
     classes: tuple[MapClass, ...] = Field(min_length=2, description="Classes of the map, in the order of their index")
-    file: Path = Field(description="Polygons, points or a one-band raster of class values, in any CRS")
+    file: Path | None = Field(
+        None,
+        description="Polygons, points (also CSV) or a one-band raster of class values, in any CRS; not of a "
+        "table of series, which holds its own labels",
+    )
     field: str | None = Field(None, description="Column of the class value; needed for polygons and points")
+    start: str | None = Field(None, description="Column of the date from which a label is true; without, it always is")
+    end: str | None = Field(None, description="Column of the last date on which a label is true")
+    coordinates: tuple[str, str] | None = Field(
+        None, description="Columns of longitude and latitude in a CSV table; found by their names by default"
+    )
     drop: tuple[str | int, ...] = Field((), description="Values not mapped: never learnt, errors in a second accuracy")
     ignore: tuple[str | int, ...] = Field((), description="Values that mean 'no label', beside the source's own nodata")
     purity: float = Field(0.6, ge=0, le=1, description="Least share of a pixel one class must cover for it to train")
     block: float = Field(2000.0, gt=0, description="Side of a ground block in metres, rounded to whole pixels")
+    split: Literal["blocks", "random"] = Field(
+        "blocks",
+        description="What is dealt out: ground blocks, or at random labels or groups, without a buffer; scores are "
+        "then too good",
+    )
     shares: Shares = Field(default_factory=Shares, description="Shares of train, validation and test")
-    folds: int | None = Field(None, ge=3, le=50, description="Number of blocked folds; none for a single split")
+    folds: int | str | None = Field(
+        None, description="Number of folds of blocks, or by_year: one a season; none for a single split"
+    )
     group: str = Field("auto", description="What is never divided: a column, 'none', or 'auto' for every polygon")
     buffer: float = Field(200.0, ge=0, description="Metres around held-out blocks in which training labels are dropped")
     seed: int = Field(0, ge=0, description="Seed of the assignment of blocks")
     test: Path | None = Field(None, description="Independent test labels: never trained on, scored apart")
     test_field: str | None = Field(None, description="Column of the class value in `test`; as `field` by default")
+
+    @field_validator("folds")
+    @classmethod
+    def _known_folds(cls, folds: int | str | None) -> int | str | None:
+        if folds not in (None, BY_YEAR) and not (isinstance(folds, int) and FOLDS[0] <= folds <= FOLDS[1]):
+            raise ValueError(f"folds is a number from {FOLDS[0]} to {FOLDS[1]} or {BY_YEAR}, not {folds}")
+        return folds
 
     @model_validator(mode="after")
     def _distinct(self) -> Config:
@@ -84,8 +120,24 @@ class Config(Settings):
                 raise ValueError(
                     f"the {what} '{twice[0]}' stands twice; name it in one place of classes, drop and ignore"
                 )
+        _refuse_overlaps(values)
         refuse_same_codes(self.classes)
         return self
+
+    @model_validator(mode="after")
+    def _agree(self) -> Config:
+        if (self.start is None) != (self.end is None):
+            raise ValueError(
+                "start and end belong together; name both columns, or one column as both where it holds days or years"
+            )
+        if self.split == "random" and self.folds == BY_YEAR:
+            raise ValueError("split random and folds by_year contradict each other; leave one of them out")
+        return self
+
+    @property
+    def margin(self) -> float:
+        """Metres around held-out ground in which training labels are dropped: none where labels are dealt at random."""
+        return 0.0 if self.split == "random" else self.buffer
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -93,56 +145,25 @@ class Config(Settings):
         return tuple(entry.name for entry in self.classes)
 
 
-@dataclass(frozen=True)
-class Job:
-    """What every task needs to know: addresses and settings, no pixels."""
+def _refuse_overlaps(values: Sequence[str]) -> None:
+    """See that no number belongs to two ranges of label values, or to a range and to itself.
 
-    tiles: Tiles
-    out: Path
-    blocks: Blocks
-    labels: LabelFile
-    test: LabelFile | None
-    config: Config
-
-    @property
-    def grid(self) -> Grid:
-        """The area's grid."""
-        return self.tiles.grid
-
-
-@dataclass(frozen=True)
-class Burnt:
-    """What a window's labels came to: pixels by (group, block, category) and what was noticed."""
-
-    keys: np.ndarray
-    pixels: np.ndarray
-    noticed: Counter[str]
-    unknown: Counter[tuple[str, str]]
-
-
-@dataclass(frozen=True)
-class Ownership:
-    """Blocks after groups were brought together: owner of each group, labelled pixels (block, category)."""
-
-    groups: np.ndarray
-    owner: np.ndarray
-    counts: np.ndarray
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Roles and training statistics of a window.
-
-    ``roles`` counts pixels (fold + 1, role, class + 1), ``by_class`` sums the values of training labels
-    (fold + 1, class, channel); a row of ``by_block`` is the block in ``block``; ``values`` (pixel, channel) are kept.
+    Raises:
+        ValueError: one does.
     """
-
-    roles: np.ndarray
-    block: np.ndarray
-    by_block: Moments
-    by_class: np.ndarray
-    values: np.ndarray
-    value_block: np.ndarray
+    spans = []
+    for text in values:
+        span = label_range(text)
+        if span is None:
+            try:
+                number = math.floor(float(text))
+            except (ValueError, OverflowError):
+                continue
+            span = number, number
+        spans.append((*span, text))
+    for (_, end, first), (start, _, second) in pairwise(sorted(spans)):
+        if start <= end and ".." in first + second:
+            raise ValueError(f"the label values '{first}' and '{second}' overlap; give every number to one class")
 
 
 def sources(config: Config) -> list[Path]:
@@ -166,218 +187,172 @@ def run(tiles: Path, out: Path, config: Config) -> None:
     """
     job = _prepare(Tiles(tiles), out, config)
     windows = [window for _, _, window in job.grid.tiles()]
-    Samples.layout(out, job.grid, config.folds or 1)
+    Samples.layout(out, job.grid, config.folds if isinstance(config.folds, int) else 1, job.tiles.seasons)
     burnt = _fan_out("labels burnt", partial(burn_window, job), windows)
-    summary = _summary_of(job, burnt)
-    ownership = own_blocks(burnt, job.blocks.count, len(config.classes) + 1)
-    parts = _divide(ownership.counts, config)
+    summary = _summary_of(job, config, burnt)
+    owned = _fan_out("labels placed", partial(own_window, job, owners_of(burnt)), windows)
+    counts = counts_of(owned, job)
+    parts, tested = _divide(counts, config)
+    Samples.set_folds(out, len(parts))
+    summary |= {"divided": sum(tile.divided for tile in owned), "folds": len(parts), **tested}
     Samples.write_summary(out, {**summary, "parts": parts.tolist()})
-    for window, tile in zip(windows, burnt, strict=True):
-        own_window(job, ownership, window, tile)
-    measured = _fan_out("labels divided", partial(measure_window, job), windows)
+    measured = [tile for found in _fan_out("labels divided", partial(measure_window, job), windows) for tile in found]
     roles = np.sum([tile.roles for tile in measured], axis=0)
-    Samples.write_summary(out, summary | _split_summary(roles, parts, ownership.counts, config))
-    _check_classes(roles, parts, ownership.counts, config)
-    Samples.write_statistics(out, _statistics(job, measured, parts))
-    _write_blocks(job, parts, ownership.counts)
-    splits.check_groups(_fan_out("splits verified", partial(splits.verify_window, Samples(out), job.grid), windows))
+    Samples.write_summary(out, summary | split_summary(config.names, roles, parts, counts))
+    check_classes(config.names, roles, counts, config.folds is not None, tested=config.shares.test > 0)
+    Samples.write_statistics(out, statistics_of(job, measured, parts))
+    _write_blocks(job, config, parts, counts.sum(axis=0))
+    _verify(Samples(out), job.grid, windows)
     _log(Samples(out).summary)
+
+
+def _verify(samples: Samples, grid: Grid, windows: Sequence[Window]) -> None:
+    splits.check_seasons(samples)
+    splits.check_groups(_fan_out("splits verified", partial(splits.verify_window, samples, grid), windows))
 
 
 def _prepare(tiles: Tiles, out: Path, config: Config) -> Job:
     """Open the label sources and refuse what cannot be used."""
-    blocks = Blocks.of_metres(tiles.grid, config.block)
+    if config.folds == BY_YEAR and tiles.seasons < 2:
+        raise LabelError(
+            "label.folds by_year tests a season with models of the others, but the scenes are one season; give scenes "
+            "of at least two, cut by tile.time, or a number of folds."
+        )
+    if tiles.is_table:
+        return _prepare_table(tiles, out, config)
+    if config.file is None:
+        raise LabelError("label.file is not set; name the polygons, points or raster of the area's labels.")
+    blocks = Blocks.of_metres(tiles.grid, config.block) if config.split == "blocks" else Piles(config.seed)
     labels = _label_file(config.file, config.field, config, config.group, tiles.grid)
     test = None
     if config.test is not None:
         test = _label_file(config.test, config.test_field or config.field, config, NONE, tiles.grid)
-    return Job(tiles, out, blocks, labels, test, config)
+    periods = _periods(tiles) if any(file and file.start for file in (labels, test)) else ()
+    return Job(tiles, out, blocks, labels, test, len(config.classes), config.purity, config.margin, periods)
+
+
+def _prepare_table(tiles: Tiles, out: Path, config: Config) -> Job:
+    """Take the labels from the table of series that the tiles are.
+
+    Raises:
+        LabelError: label files are named beside it, or its labels cannot be read or divided.
+    """
+    if config.file is not None or config.test is not None:
+        raise LabelError(
+            "The area is a table of series, which holds its labels; leave label.file and label.test out and name their "
+            "column in ingest.table.label, and test samples in ingest.table.test or part."
+        )
+    values, classes = _values(config), len(config.classes)
+    table = read_labels(
+        tiles, values, classes, block=config.block, split=config.split, seed=config.seed, buffer=config.margin
+    )
+    return Job(tiles, out, table.blocks, values, None, classes, 0.0, 0.0, table=table)
+
+
+def _periods(tiles: Tiles) -> tuple[Period, ...]:
+    """Find when each season is.
+
+    Raises:
+        LabelError: the scenes have no dates.
+    """
+    try:
+        return tuple(Period.of_steps(season.dates, season.step) for season in tiles.each_season())
+    except ValueError as fault:
+        raise LabelError(
+            "The labels have dates (label.start and label.end), but the scenes have none; give the scenes' dates "
+            "(ingest), or leave label.start and label.end out."
+        ) from fault
 
 
 def _label_file(path: Path, field: str | None, config: Config, group: str, grid: Grid) -> LabelFile:
-    stamp = sources_of_labels.check_file(path)
-    keys = [(label_key(value), index) for index, entry in enumerate(config.classes) for value in entry.labels]
-    keys += [(label_key(value), len(config.classes)) for value in config.drop]
-    ignore = tuple(label_key(value) for value in config.ignore)
-    file = LabelFile(str(path), tuple(keys), ignore, field, NONE, stamp)
+    file = replace(_values(config), path=str(path), field=field, stamp=sources_of_labels.check_file(path))
     if not file.is_vector:
-        if not sources_of_labels.check_raster(path) and "0" not in dict(keys):
-            file = replace(file, ignore=(*ignore, "0"))  # a raster without nodata uses 0 for "no label"
+        if not sources_of_labels.check_raster(path) and file.categories_of(["0"])[0] < 0:
+            file = replace(file, ignore=(*file.ignore, "0"))  # a raster without nodata uses 0 for "no label"
         if group not in ("auto", NONE):
             raise LabelError(
                 f"The labels {path} are a raster without columns; set label.group to 'none', not '{group}'."
             )
+        if config.start and path == config.file:
+            raise LabelError(
+                f"The labels {path} are a raster without columns; leave label.start and label.end out, or give "
+                "polygons or points."
+            )
         return file
+    file = replace(file, start=config.start, end=config.end, coordinates=config.coordinates)
     if group == "auto":
-        polygons, _ = sources_of_labels.vector_columns(path)
+        polygons, _ = sources_of_labels.vector_columns(path, config.coordinates)
         group = EACH if polygons else NONE
     file = replace(file, group=group)
     sources_of_labels.check_overlap(file, grid)
     return file
 
 
-def burn_window(job: Job, window: Window) -> Burnt:
-    """Burn the labels of one window and write targets, groups and purity; count pixels by group, block and class."""
-    valid = job.tiles.read_channels(window)[1]
-    noticed: Counter[str] = Counter()
-    unknown: Counter[tuple[str, str]] = Counter()
-    target, share, group = _targets(job, job.labels, window, valid, (noticed, unknown))
-    independent = np.full(target.shape, UNLABELLED, dtype=np.uint8)
-    if job.test is not None:
-        apart = Counter[str]()
-        independent = _targets(job, job.test, window, valid, (apart, unknown))[0]
-        noticed["independent"] = int((independent != UNLABELLED).sum())
-        noticed.update({f"independent_{what}": count for what, count in apart.items()})
-    # Purity waits in `final` until the roles are known.
-    impure = np.where((target < DROPPED) & (share < job.config.purity - 1e-6), Role.MIXED, Role.NONE)
-    Samples.write(job.out, window, target=target, independent=independent, group=group, final=impure.astype(np.uint8))
-    noticed["mixed"] = int((impure == Role.MIXED).sum())
-    labelled = target != UNLABELLED
-    category = np.where(target == DROPPED, len(job.config.classes), target)
-    keys = np.stack([a[labelled] for a in (group, job.blocks.ids(window), category)], axis=1).astype(np.int64)
-    keys, pixels = np.unique(keys, axis=0, return_counts=True)
-    return Burnt(keys, pixels, noticed, unknown)
-
-
-def _targets(
-    job: Job,
-    file: LabelFile,
-    window: Window,
-    valid: np.ndarray,
-    counters: tuple[Counter[str], Counter[tuple[str, str]]],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Target, share of its class in the pixel and group of every pixel; count into (noticed, unknown)."""
-    noticed, unknown = counters
-    coverage = burn(file, job.grid, window)
-    category, share = coverage.dominant()
-    noticed["conflicts"] += int(coverage.conflict.sum())
-    noticed["on_nodata"] += int(((category >= 0) & ~valid).sum())
-    for value, count in coverage.unknown.items():
-        unknown[file.path, value] += count
-    target = np.where(category == len(job.config.classes), DROPPED, category)
-    target = np.where((category >= 0) & valid, target, UNLABELLED).astype(np.uint8)
-    return target, share, np.where(target != UNLABELLED, coverage.group, -1).astype(np.int32)
-
-
-def own_blocks(burnt: Sequence[Burnt], blocks: int, categories: int) -> Ownership:
-    """Give every group to the block that holds most of its labelled pixels (the first, in a tie)."""
-    keys = np.concatenate([tile.keys for tile in burnt])
-    pixels = np.concatenate([tile.pixels for tile in burnt])
-    group, block, category = keys.T
-    grouped = group >= 0
-    pairs, place = np.unique(keys[grouped][:, :2], axis=0, return_inverse=True)
-    total = np.bincount(place.ravel(), weights=pixels[grouped], minlength=len(pairs))
-    order = np.lexsort((pairs[:, 1], -total, pairs[:, 0]))
-    groups, first = np.unique(pairs[order, 0], return_index=True)
-    owner = pairs[order, 1][first]
-    block = block.copy()
-    block[grouped] = owner[np.searchsorted(groups, group[grouped])]
-    counts = np.zeros((blocks, categories), dtype=np.int64)
-    np.add.at(counts, (block, category), pixels)
-    return Ownership(groups, owner, counts)
-
-
-def own_window(job: Job, ownership: Ownership, window: Window, tile: Burnt) -> None:
-    """Write the block of every pixel of a window; labelled pixels of a group go to the block that owns it."""
-    block = job.blocks.ids(window)
-    if (tile.keys[:, 0] >= 0).any():
-        group = Samples(job.out).read("group", window)
-        owner = ownership.owner[np.searchsorted(ownership.groups, group[group >= 0])]
-        block[group >= 0] = owner
-    Samples.write(job.out, window, block=block)
-
-
-def _divide(counts: np.ndarray, config: Config) -> np.ndarray:
-    """`Part` of every block: uint8 (fold, block)."""
-    if config.folds is None:
-        return splits.single_split(counts, config.shares.parts, config.seed)
-    labelled = int((counts.sum(axis=1) > 0).sum())
-    if labelled < config.folds:
-        raise LabelError(
-            f"The labels stand in {labelled} ground blocks, fewer than the {config.folds} folds of label.folds; "
-            "make label.block smaller or ask for fewer folds."
-        )
-    validation = config.shares.validation / (config.shares.train + config.shares.validation)
-    return splits.cross_split(counts, config.folds, validation, config.seed)
-
-
-def measure_window(job: Job, window: Window) -> Measured:
-    """Write the role of every label of a window in every fold; measure its pixels."""
-    samples = Samples(job.out)
-    outer = window.padded(splits.halo(job.grid, job.config.buffer), job.grid)
-    inner, sides = window.within(outer), smallest_sides(job.grid, outer)
-    independent, block = samples.read("independent", outer), samples.read("block", outer)
-    target, mixed = samples.read("target", window), samples.read("final", window) == Role.MIXED
-    apart = independent[inner] != UNLABELLED
-    roles = []
-    for fold in (*range(samples.folds), None):
-        parts = splits.parts_of(samples, fold)
-        close = splits.near(splits.held_out(independent, block, parts), sides, job.config.buffer)[inner]
-        part = np.full(target.shape, Part.TRAIN) if parts is None else parts[block[inner]]
-        roles.append(np.where(apart, np.uint8(Role.INDEPENDENT), splits.assign_roles(target, mixed, part, close)))
-    Samples.write(job.out, window, role=np.stack(roles[:-1]), final=roles[-1])
-    return _measure(job, samples, window, np.stack(roles))
-
-
-def _measure(job: Job, samples: Samples, window: Window, roles: np.ndarray) -> Measured:
-    """Moments by block and by training class, and some values for percentiles."""
-    image, valid = job.tiles.read_channels(window)
-    target, classes = samples.read("target", window), len(job.config.classes)
-    open_to_all = valid & samples.training_mask(None, window)
-    pixels = np.moveaxis(image, 0, -1)
-    block, row = np.unique(samples.read("block", window)[open_to_all], return_inverse=True)
-    by_block = statistics.moments(pixels[open_to_all], row.ravel(), len(block))
-    by_class = []
-    for role in roles:
-        training = role == Role.TRAIN
-        by_class.append(statistics.sums(pixels[training], target[training], classes))
-    counted = np.where(target == DROPPED, classes, np.minimum(target, classes + 1))
-    table = [np.bincount(role.ravel() * (classes + 2) + counted.ravel(), minlength=7 * (classes + 2)) for role in roles]
-    rows, cols = np.nonzero(open_to_all)
-    share = statistics.kept_share(job.grid.height * job.grid.width, len(image))
-    some = statistics.kept(rows + window.row, cols + window.col, share)
-    return Measured(
-        np.reshape(table, (len(roles), 7, classes + 2))[..., :-1], block, by_block, np.stack(by_class),
-        pixels[open_to_all][some], block[row.ravel()[some]],
+def _values(config: Config) -> LabelFile:
+    """Say what the values of a label source mean, of one that is yet to be named."""
+    kinds = [(value, index) for index, entry in enumerate(config.classes) for value in entry.labels]
+    kinds += [(value, len(config.classes)) for value in config.drop] + [(value, NO_LABEL) for value in config.ignore]
+    keys = [(label_key(value), kind) for value, kind in kinds if label_range(value) is None]
+    ranges = [(*span, kind) for value, kind in kinds if (span := label_range(value))]
+    return LabelFile(
+        "", tuple(pair for pair in keys if pair[1] != NO_LABEL), tuple(key for key, kind in keys if kind == NO_LABEL),
+        ranges=tuple(ranges),
     )  # fmt: skip
 
 
-def _statistics(job: Job, measured: Sequence[Measured], parts: np.ndarray) -> list[dict[str, Any]]:
-    """Statistics of every fold's training pixels and, last, of the final model's."""
-    final = np.full((1, parts.shape[1]), Part.TRAIN, dtype=parts.dtype)
-    values = np.concatenate([tile.values for tile in measured])
-    value_block = np.concatenate([tile.value_block for tile in measured])
-    pixels = np.sum([tile.roles[:, Role.TRAIN, :-1] for tile in measured], axis=0)
-    totals = np.sum([tile.by_class for tile in measured], axis=0)
-    entries = []
-    for fold, part in enumerate(np.concatenate([parts, final])):
-        training = part == Part.TRAIN
-        inputs = statistics.pool([_rows(tile.by_block, training[tile.block]) for tile in measured])
-        some = values[training[value_block]]
-        entries.append(statistics.entry(job.tiles.channels, inputs, some, pixels[fold], totals[fold]))
-    return entries
+def _divide(counts: np.ndarray, config: Config) -> tuple[np.ndarray, dict[str, Any]]:
+    """`Part` of every block, uint8 (fold, season, block), and by_year what else the summary says of the folds.
+
+    ``counts`` are labelled pixels (season, block, category).
+    """
+    in_all = counts.sum(axis=0)
+    if config.folds is None:
+        return _in_every_season(splits.single_split(in_all, config.shares.parts, config.seed), counts), {}
+    validation = config.shares.validation / (config.shares.train + config.shares.validation)
+    labelled = int((in_all.sum(axis=1) > 0).sum())
+    if isinstance(config.folds, int):
+        if labelled < config.folds:
+            raise LabelError(
+                f"The labels stand in {labelled} ground blocks, fewer than the {config.folds} folds of label.folds; "
+                "make label.block smaller or ask for fewer folds."
+            )
+        return _in_every_season(splits.cross_split(in_all, config.folds, validation, config.seed), counts), {}
+    seasons = int((counts.sum(axis=(1, 2)) > 0).sum())
+    if seasons < 2 or labelled < 2:
+        raise LabelError(
+            f"The labels stand in {seasons} seasons and {labelled} ground blocks, but label.folds by_year needs at "
+            "least two of each, to test one season and to train and validate on different ground of the others."
+        )
+    parts, tested = splits.year_split(counts, validation, config.seed)
+    return parts, {"fold_seasons": tested}
 
 
-def _rows(found: Moments, keep: np.ndarray) -> Moments:
-    return Moments(found.count[keep], found.mean[keep], found.squares[keep])
+def _in_every_season(parts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    return np.repeat(parts[:, None], len(counts), axis=1)
 
 
-def _summary_of(job: Job, burnt: Sequence[Burnt]) -> dict[str, Any]:
+def _summary_of(job: Job, config: Config, burnt: Sequence[Burnt]) -> dict[str, Any]:
     """Sum up what was met while burning; refuse unknown values and labels that lie nowhere on valid pixels."""
     noticed, unknown = Counter[str](), Counter[tuple[str, str]]()
     for tile in burnt:
         noticed.update(tile.noticed)
         unknown.update(tile.unknown)
-    config, repaired, without = job.config, 0, 0
-    for file in (job.labels, job.test):
+    for file, prefix in ((job.labels, ""), (job.test, "independent_")):
         if file is not None and file.is_vector:
             features = sources_of_labels.read_features(file, job.grid.crs)
-            repaired, without = repaired + features.repaired, without + features.without_value
+            noticed["repaired"] += features.repaired
+            noticed["without_value"] += features.without_value
+            noticed[f"{prefix}outside"] = sources_of_labels.check_seasons(file, job.grid, job.periods)
     for path in sorted({path for path, _ in unknown}):
         values = {value: count for (where, value), count in unknown.items() if where == path}
         sources_of_labels.refuse_unknown(Path(path), values)
-    labelled = int(sum(tile.pixels.sum() for tile in burnt))
-    if not labelled:
+    if not noticed["labelled"] and noticed["conflicts"]:
+        raise LabelError(
+            f"The labels {config.file} leave nothing to learn from: {noticed['conflicts']} pixels lie under labels of "
+            f"several classes, {noticed['on_nodata']} on nodata; correct the labels, or, where places change with the "
+            "years, name label.start and label.end and set tile.time.season."
+        )
+    if not noticed["labelled"]:
         raise LabelError(
             f"The labels {config.file} do not lie on any valid pixel of the scenes"
             f" ({noticed['on_nodata']} pixels lie on nodata); check that both cover the same ground."
@@ -387,77 +362,42 @@ def _summary_of(job: Job, burnt: Sequence[Burnt]) -> dict[str, Any]:
             f"The independent test labels {config.test} do not lie on any valid pixel of the scenes"
             f" ({noticed['independent_on_nodata']} pixels lie on nodata); correct label.test or leave it out."
         )
+    if not config.shares.test and not noticed["independent"] and config.folds is None:
+        raise LabelError(
+            "label.shares.test is 0, but there is no independent test set to score the map with; give one, or a share."
+        )
+    counted = ("labelled", "conflicts", "mixed", "on_nodata", "outside", "independent", "independent_conflicts",
+               "independent_on_nodata", "independent_outside", "repaired", "without_value")  # fmt: skip
     return {
-        "classes": config.names, "folds": config.folds or 1, "crossed": config.folds is not None,
-        "buffer": config.buffer, "block_pixels": job.blocks.side, "labelled": labelled,
-        "conflicts": noticed["conflicts"], "mixed": noticed["mixed"], "on_nodata": noticed["on_nodata"],
-        "independent": noticed["independent"], "independent_conflicts": noticed["independent_conflicts"],
-        "independent_on_nodata": noticed["independent_on_nodata"], "repaired": repaired, "without_value": without,
+        "classes": config.names, "crossed": config.folds is not None, "buffer": job.buffer,
+        "block_pixels": job.blocks.side, "split_by": config.split, "season_names": season_names(job.tiles),
+        **{name: noticed[name] for name in counted},
         "dropped_classes": [str(value) for value in config.drop],
         "group": {EACH: "polygon", NONE: "none"}.get(job.labels.group, job.labels.group),
+        **({"division": job.table.division} if job.table else {}),
     }  # fmt: skip
 
 
-def _split_summary(roles: np.ndarray, parts: np.ndarray, counts: np.ndarray, config: Config) -> dict[str, Any]:
-    """Pixels by role and class, blocks by part, and what the buffer costs; ``roles`` (fold + 1, role, class + 1)."""
-    names = (*config.names, "(dropped)")
-    labelled = counts.sum(axis=1) > 0
-    roles_of = [Role.TRAIN, Role.VALIDATION, Role.TEST, Role.BUFFER, Role.MIXED, Role.INDEPENDENT]
-    pixels = [
-        {role.name.lower(): dict(zip(names, fold[role].tolist(), strict=True)) for role in roles_of} for fold in roles
-    ]
-    blocks = [
-        {part.name.lower(): int((labelled & (fold == part)).sum()) for part in Part if part != Part.NONE}
-        for fold in parts
-    ]
-    buffered, trained = roles[:-1, Role.BUFFER].sum(), roles[:-1, Role.TRAIN].sum()
-    return {
-        "parts": parts.tolist(), "pixels": pixels[:-1], "final_pixels": pixels[-1], "blocks": blocks,
-        "labelled_blocks": int(labelled.sum()), "buffer_share": float(buffered / max(1, buffered + trained)),
-        "class_pixels": dict(zip(names, counts.sum(axis=0).tolist(), strict=True)),
-        "class_blocks": dict(zip(names, (counts > 0).sum(axis=0).tolist(), strict=True)),
-    }  # fmt: skip
+def season_names(tiles: Tiles) -> list[str]:
+    """Name every season by its year or years, or by its first date where several have the same."""
+    spans = [season.span for season in tiles.each_season()]
+    names = [first[:4] if first[:4] == last[:4] else f"{first[:4]}/{last[:4]}" for first, last in spans]
+    return names if len(set(names)) == len(names) else [first for first, _ in spans]
 
 
-def _check_classes(roles: np.ndarray, parts: np.ndarray, counts: np.ndarray, config: Config) -> None:
-    """Refuse a class that cannot be learnt or scored; with folds, warn where one fold lacks it.
-
-    Raises:
-        LabelError: a class has no sample at all or, in a single split, none in one of the parts.
-    """
-    advice = "merge it with another class, drop it (label.drop) or make label.block smaller"
-    for index, name in enumerate(config.names):
-        holders = int((counts[:, index] > 0).sum())
-        if not holders:
-            raise LabelError(f"Class '{name}' has no labelled pixel on the scenes; correct its labels or remove it.")
-        for fold in range(len(parts)):
-            for role in (Role.TRAIN, Role.VALIDATION, Role.TEST):
-                if roles[fold, role, index] or (config.folds and role != Role.TRAIN):
-                    continue
-                lost = int(roles[fold, Role.BUFFER, index] + roles[fold, Role.MIXED, index])
-                reason = (
-                    f"; {lost} of its pixels are lost to label.buffer and label.purity"
-                    if role == Role.TRAIN and lost
-                    else ""
-                )
-                text = f"Class '{name}' has no {role.name.lower()} sample (ground blocks with it: {holders}{reason})"
-                if not config.folds:
-                    raise LabelError(f"{text}; {advice}.")
-                _logger.warning("%s in fold %d; its model cannot know the class", text, fold)
-        if config.folds and not roles[:-1, Role.TRAIN, index].any():
-            raise LabelError(
-                f"Class '{name}' has no training sample in any fold (ground blocks with it: {holders}); {advice}."
-            )
-
-
-def _write_blocks(job: Job, parts: np.ndarray, counts: np.ndarray) -> None:
+def _write_blocks(job: Job, config: Config, parts: np.ndarray, counts: np.ndarray) -> None:
     """Write the table of blocks, with their outlines, for whoever wants to see the split in a GIS."""
     import geopandas as gpd
 
     row, col = np.divmod(np.arange(job.blocks.count), job.blocks.columns)
     table: dict[str, Any] = {"id": np.arange(job.blocks.count), "row": row, "col": col}
-    table |= {f"part_{fold}": part for fold, part in enumerate(parts)}
-    table |= {f"pixels_{name}": counts[:, index] for index, name in enumerate((*job.config.names, "(dropped)"))}
+    for fold, seasons in enumerate(parts):
+        if config.folds == BY_YEAR:
+            names = season_names(job.tiles)
+            table |= {f"part_{fold}_{name}": part for name, part in zip(names, seasons, strict=True)}
+        else:
+            table[f"part_{fold}"] = seasons[0]
+    table |= {f"pixels_{name}": counts[:, index] for index, name in enumerate((*config.names, DROPPED))}
     outlines = gpd.GeoDataFrame(table, geometry=job.blocks.outlines(job.grid), crs=job.grid.crs)
     Samples(job.out).write_blocks(outlines)
 
@@ -468,6 +408,9 @@ def _log(summary: dict[str, Any]) -> None:
         ("without_value", "%d label features have no class value and were left out"),
         ("conflicts", "%d pixels lie under labels of several classes and were left out"),
         ("on_nodata", "%d labelled pixels lie on nodata of the scenes and were left out"),
+        ("outside", "%d dated labels count for no season of the scenes and were left out"),
+        ("divided", "%d labelled pixels belong to other ground with the labels of another season and were left out"),
+        ("independent_outside", "%d dated independent test labels count for no season of the scenes and were left out"),
         ("independent_conflicts", "%d pixels lie under independent test labels of several classes and were left out"),
         ("independent_on_nodata", "%d pixels of the independent test labels lie on nodata and were left out"),
     ):
@@ -478,6 +421,8 @@ def _log(summary: dict[str, Any]) -> None:
             "label.buffer drops %.0f %% of the training labels; larger blocks or a smaller buffer would keep more",
             100 * summary["buffer_share"],
         )
+    if summary["split_by"] == "random":
+        _logger.warning("labels are divided at random (label.split): scores will be too good, as neighbours are alike")
     _logger.info(
         "%d labelled pixels of %d classes in %d blocks, %d %s, %.0f %% of the training labels in the buffer",
         summary["labelled"], len(summary["classes"]), summary["labelled_blocks"], summary["folds"],

@@ -13,7 +13,7 @@ from stages.formats.samples import UNLABELLED, Role, Samples
 from stages.formats.tiles import Tiles
 from stages.geo.grid import Grid, Window
 from stages.label import Config, run
-from stages.training.splits import check_groups, verify_window
+from stages.training.splits import check_groups, check_seasons, verify_window
 
 CRS = "EPSG:32633"
 GRID = Grid(CRS, 10.0, 500_000.0, 5_400_000.0, 48, 40, 16)
@@ -31,13 +31,16 @@ class LabelWorld:
     grid: Grid = GRID
 
     @classmethod
-    def build(cls, root: Path, invalid: tuple[slice, slice] | None = None, grid: Grid = GRID) -> LabelWorld:
-        """Write the tile store, with pixels invalid where asked."""
+    def build(
+        cls, root: Path, invalid: tuple[slice, slice] | None = None, grid: Grid = GRID, *,
+        dates: tuple[str, ...] = ("2020",), seasons: int = 1, step: str = "",
+    ) -> LabelWorld:  # fmt: skip
+        """Write the tile store, with pixels invalid on the first date where asked."""
         folder = root / "tiles"
         folder.mkdir(parents=True)
-        tiles = Tiles.create(folder, grid, ("red", "nir"), ("2020",), "digital numbers")
-        cube = np.random.default_rng(0).normal(100, 5, (1, 2, *grid.shape)).astype(np.float32)
-        valid = np.ones((1, *grid.shape), dtype=bool)
+        tiles = Tiles.create(folder, grid, ("red", "nir"), dates, "digital numbers", seasons=seasons, step=step)
+        cube = np.random.default_rng(0).normal(100, 5, (len(dates), 2, *grid.shape)).astype(np.float32)
+        valid = np.ones((len(dates), *grid.shape), dtype=bool)
         if invalid is not None:
             valid[(0, *invalid)] = False
         for _, _, window in grid.tiles():
@@ -69,9 +72,10 @@ class LabelWorld:
         return Samples(out)
 
 
-def verify(samples: Samples) -> None:
+def verify(samples: Samples, grid: Grid = GRID) -> None:
     """Check all windows for leaks, as the stage does before it ends."""
-    check_groups([verify_window(samples, GRID, window) for _, _, window in GRID.tiles()])
+    check_seasons(samples)
+    check_groups([verify_window(samples, grid, window) for _, _, window in grid.tiles()])
 
 
 def loss_targets(samples: Samples, fold: int | None, window: Window) -> np.ndarray:

@@ -75,11 +75,12 @@ def test_a_raster_becomes_targets_in_three_parts(world: LabelWorld) -> None:
 def test_statistics_come_from_valid_training_pixels_only(tmp_path: Path) -> None:
     world = LabelWorld.build(tmp_path, invalid=(slice(0, 10), slice(0, 30)))
     samples = world.label(world.raster(world.truth), folds=3)
-    image, valid = Tiles(tmp_path / "tiles").read_channels(WHOLE)
+    image, valid = Tiles(tmp_path / "tiles").read_channels(WHOLE)[0], Tiles(tmp_path / "tiles").read_valid(WHOLE)
     for fold in (0, 1, 2, None):
         mask = valid & samples.training_mask(fold, WHOLE)
         found = samples.statistics(fold)
         assert found["pixels"] == mask.sum()
+        assert found["count"] == [mask.sum()] * 2
         assert found["mean"] == pytest.approx(image[:, mask].mean(axis=1, dtype=np.float64).tolist())
         assert found["std"] == pytest.approx(image[:, mask].std(axis=1, dtype=np.float64).tolist())
         assert found["percentiles"]["99"] == pytest.approx(np.percentile(image[:, mask], 99, axis=1).tolist())
@@ -87,6 +88,7 @@ def test_statistics_come_from_valid_training_pixels_only(tmp_path: Path) -> None
         loss = loss_targets(samples, fold, WHOLE)
         assert found["class_pixels"] == [int((loss == k).sum()) for k in (0, 1)]
         assert found["class_means"][1] == pytest.approx(image[:, loss == 1].mean(axis=1, dtype=np.float64).tolist())
+        assert found["class_stds"][1] == pytest.approx(image[:, loss == 1].std(axis=1, dtype=np.float64).tolist())
     assert samples.summary["on_nodata"] == 300
     assert (samples.read("target", WHOLE)[:10, :30] == UNLABELLED).all()
 
@@ -385,8 +387,9 @@ def test_settings_that_contradict_themselves_are_refused(tmp_path: Path) -> None
         Config(classes=CLASSES, file=tmp_path, drop=["2.0"])
     with pytest.raises(ValidationError, match="class name 'water' stands twice"):
         Config(classes=[CLASSES[0], {**CLASSES[1], "name": "water"}], file=tmp_path)
-    with pytest.raises(ValidationError, match="greater than or equal to 3"):
-        Config(classes=CLASSES, file=tmp_path, folds=2)
+    for folds in (2, 51, "by_month"):
+        with pytest.raises(ValidationError, match=f"a number from 3 to 50 or by_year, not {folds}"):
+            Config(classes=CLASSES, file=tmp_path, folds=folds)
 
 
 def test_two_classes_with_one_code_are_refused(tmp_path: Path) -> None:

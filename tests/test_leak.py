@@ -74,24 +74,24 @@ def test_roles_keep_the_buffer_measured_by_brute_force(samples: Samples) -> None
 def test_a_training_label_in_a_test_block_is_seen(samples: Samples) -> None:
     at = place(samples, lambda s: s.roles(0, GRID.whole) == Role.TEST)
     with pytest.raises(LeakError, match="1 training labels of fold 0 lie in held-out blocks"):
-        verify(plant(samples, "role", (0, *at), Role.TRAIN))
+        verify(plant(samples, "role", (0, 0, *at), Role.TRAIN))
 
 
 def test_a_training_label_in_a_validation_block_is_seen(samples: Samples) -> None:
     at = place(samples, lambda s: s.roles(2, GRID.whole) == Role.VALIDATION)
     with pytest.raises(LeakError, match="1 training labels of fold 2 lie in held-out blocks"):
-        verify(plant(samples, "role", (2, *at), Role.TRAIN))
+        verify(plant(samples, "role", (2, 0, *at), Role.TRAIN))
 
 
 def test_a_training_label_in_the_independent_set_is_seen_even_in_the_final_model(samples: Samples) -> None:
     with pytest.raises(LeakError, match="1 training labels of the final model lie in held-out"):
-        verify(plant(samples, "final", (20, 20), Role.TRAIN))
+        verify(plant(samples, "final", (0, 20, 20), Role.TRAIN))
 
 
 def test_a_training_label_within_the_buffer_is_seen(samples: Samples) -> None:
     at = place(samples, lambda s: s.roles(1, GRID.whole) == Role.BUFFER)
     with pytest.raises(LeakError, match="1 training labels of fold 1 lie within the buffer"):
-        verify(plant(samples, "role", (1, *at), Role.TRAIN))
+        verify(plant(samples, "role", (1, 0, *at), Role.TRAIN))
 
 
 def test_a_divided_group_is_seen(samples: Samples) -> None:
@@ -101,7 +101,7 @@ def test_a_divided_group_is_seen(samples: Samples) -> None:
     twins = np.flatnonzero((samples.parts == samples.parts[:, [block[at]]]).all(axis=0))
     other = next(int(twin) for twin in twins if twin != block[at])
     with pytest.raises(LeakError, match="1 groups are divided between ground blocks, the first is number 0"):
-        verify(plant(samples, "block", at, other))
+        verify(plant(samples, "block", (0, *at), other))
 
 
 def test_a_mask_that_lets_held_out_pixels_through_is_seen(samples: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +113,7 @@ def test_a_mask_that_lets_held_out_pixels_through_is_seen(samples: Samples, monk
 def test_a_block_that_changes_sides_is_seen(samples: Samples) -> None:
     summary = json.loads((samples.folder / SUMMARY).read_text())
     block = int(samples.read("block", GRID.whole)[place(samples, lambda s: s.roles(0, GRID.whole) == Role.TRAIN)])
-    summary["parts"][0][block] = int(Part.TEST)
+    summary["parts"][0][0][block] = int(Part.TEST)
     (samples.folder / SUMMARY).write_text(json.dumps(summary))
     with pytest.raises(LeakError, match="training labels of fold 0 lie in held-out blocks"):
         verify(Samples(samples.folder))
@@ -122,7 +122,7 @@ def test_a_block_that_changes_sides_is_seen(samples: Samples) -> None:
 @pytest.mark.parametrize("fold", [0, 1, 2, None])
 def test_the_arrays_a_training_is_fed_are_checked(samples: Samples, fold: int | None) -> None:
     window = GRID.whole
-    valid = Tiles(samples.folder.parent / "tiles").read_channels(window)[1] & samples.training_mask(fold, window)
+    valid = Tiles(samples.folder.parent / "tiles").read_valid(window) & samples.training_mask(fold, window)
     labels = loss_targets(samples, fold, window)
     check_training_input(valid, labels, samples, fold, window)
     held = place(samples, lambda s: ~s.training_mask(fold, window))

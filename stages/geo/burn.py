@@ -12,7 +12,8 @@ from stages.errors import LabelError
 from stages.geo.frame import is_geographic
 from stages.geo.grid import Grid, Window
 from stages.geo.headers import frame_of, reason
-from stages.geo.labels import Features, LabelFile, features_on, label_key
+from stages.geo.labels import UNKNOWN, Features, LabelFile, features_on, label_key
+from stages.geo.periods import Period
 from stages.geo.warp import is_data
 
 #: Cells a side into which a pixel is cut to measure what polygons cover of it; odd, so that one is the centre.
@@ -56,8 +57,8 @@ class Coverage:
         return category, np.where(labelled, share, 0).astype(np.float32)
 
 
-def burn(file: LabelFile, grid: Grid, window: Window) -> Coverage:
-    """Burn a label source onto a window of the grid.
+def burn(file: LabelFile, grid: Grid, window: Window, season: Period | None = None) -> Coverage:
+    """Burn a label source onto a window of the grid; of dated labels those that count for a season.
 
     Raises:
         LabelError: the source cannot be read.
@@ -66,7 +67,7 @@ def burn(file: LabelFile, grid: Grid, window: Window) -> Coverage:
     unknown: dict[str, int] = {}
     cells = 1
     for piece in _pieces(window):
-        part = _burn_raster(file, grid, piece) if not file.is_vector else _burn_vector(file, grid, piece)
+        part = _burn_raster(file, grid, piece) if not file.is_vector else _burn_vector(file, grid, piece, season)
         here = piece.within(window)
         for name in ("counts", "centre", "conflict", "group"):
             getattr(whole, name)[(..., *here)] = getattr(part, name)
@@ -90,14 +91,14 @@ def _empty(categories: int, window: Window, cells: int) -> Coverage:
     return Coverage(counts, cells, none.copy(), none.copy(), np.full(shape, -1, dtype=np.int32), {})
 
 
-def _burn_vector(file: LabelFile, grid: Grid, window: Window) -> Coverage:
+def _burn_vector(file: LabelFile, grid: Grid, window: Window, season: Period | None) -> Coverage:
     import shapely
 
     features = features_on(file, grid)
     left, top = grid.left + window.col * grid.resolution, grid.top - window.row * grid.resolution
     right, bottom = left + window.width * grid.resolution, top - window.height * grid.resolution
     near = np.sort(features.tree.query(shapely.box(left, bottom, right, top)))
-    near = near[features.category[near] >= 0]
+    near = near[(features.category[near] >= 0) & features.count_for(season)[near]]
     if not len(near):
         return _empty(file.categories, window, 1 if features.points else POLYGON_CELLS**2)
     if features.points:
@@ -177,18 +178,27 @@ def _main_group(found: Coverage, features: Features, owner: np.ndarray) -> np.nd
 def _burn_raster(file: LabelFile, grid: Grid, window: Window) -> Coverage:
     """Sample a label raster at the centres of the cells of every pixel and count the categories."""
     side, values = _sample_raster(file, grid, window)
-    known = dict(file.keys)
     found = _empty(file.categories, window, side * side)
-    for label, count in zip(*np.unique(values[~values.mask].data, return_counts=True), strict=True):
-        key = label_key(label)
-        if key in ("", *file.ignore):
-            continue
-        if key in known:
-            here = _cells((values == label).filled(False), side)
-            found.counts[known[key]] += here.sum(axis=-1).astype(np.uint16)
-        else:
-            found.unknown[key] = int(count)
+    seen = ~values.mask
+    there = _whole(values.data[seen], file)
+    numbers, counts = np.unique(there, return_counts=True)
+    categories = file.categories_of(numbers)
+    category = np.full(values.shape, UNKNOWN, dtype=np.int16)
+    category[seen] = categories[np.searchsorted(numbers, there)]
+    for known in np.unique(categories[categories >= 0]):
+        found.counts[known] = _cells(category == known, side).sum(axis=-1).astype(np.uint16)
+    for unknown in np.flatnonzero(categories == UNKNOWN):
+        found.unknown[label_key(numbers[unknown])] = int(counts[unknown])
     return found
+
+
+def _whole(values: np.ndarray, file: LabelFile) -> np.ndarray:
+    """Round fractions down where a range of labels holds what they become."""
+    if not file.ranges or values.dtype.kind != "f":
+        return values
+    down = np.floor(values)
+    in_range = np.any([(down >= low) & (down <= high) for low, high, _ in file.ranges], axis=0)
+    return np.where(in_range, down, values)
 
 
 def _sample_raster(file: LabelFile, grid: Grid, window: Window) -> tuple[int, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -16,20 +16,29 @@ from stages.errors import LabelError
 from stages.geo.frame import is_geographic
 from stages.geo.grid import Grid
 from stages.geo.headers import reason, without_place
+from stages.geo.periods import Period, holds, read_periods
+from stages.geo.point_table import read_points
 
+#: A table of points, with longitudes and latitudes.
+TABLE = ".csv"
 #: Files read as vectors; every other file is tried as a raster.
-VECTORS = (".shp", ".gpkg", ".geojson", ".json", ".parquet", ".fgb", ".gml", ".kml", ".sqlite", ".zip", ".tab")
+VECTORS = (".shp", ".gpkg", ".geojson", ".json", ".parquet", ".fgb", ".gml", ".kml", ".sqlite", ".zip", ".tab", TABLE)
 #: Corners into which a long edge is cut where it is taken to degrees, so that no step is half a turn long.
 CORNERS = 64
 #: Group of features that stand for themselves.
 EACH, NONE = "each", "none"
+#: Categories of a value that belongs to no class, and of one that means "no label".
+UNKNOWN, NO_LABEL = -1, -2
 
 
 @dataclass(frozen=True)
 class LabelFile:
     """A label source and how its values are read: ``keys`` maps a value, as text, to a category 0..n-1.
 
-    ``group`` is a column, `EACH` (every polygon is a group) or `NONE`. ``ignore`` holds values that mean "no label".
+    ``ranges`` are (low, high, category) of whole numbers, both included: a number belongs to the range that holds it
+    rounded down. ``ignore`` holds values that mean "no label", as ranges of category `NO_LABEL` do. ``group`` is a
+    column, `EACH` (every polygon is a group) or `NONE`. ``start`` and ``end`` are columns of the dates between which
+    a label is true, ``coordinates`` those of longitude and latitude in a CSV table, where they are not found by name.
     ``stamp`` is size and time of the file, so that a process that keeps features in memory notices a changed file.
     """
 
@@ -39,6 +48,10 @@ class LabelFile:
     field: str | None = None
     group: str = NONE
     stamp: tuple[int, int] = (0, 0)
+    ranges: tuple[tuple[int, int, int], ...] = ()
+    start: str | None = None
+    end: str | None = None
+    coordinates: tuple[str, str] | None = None
 
     @property
     def is_vector(self) -> bool:
@@ -48,15 +61,29 @@ class LabelFile:
     @property
     def categories(self) -> int:
         """Number of categories."""
-        return 1 + max(category for _, category in self.keys)
+        return 1 + max((*(category for _, category in self.keys), *(category for _, _, category in self.ranges)))
+
+    def categories_of(self, values: Iterable[Any]) -> np.ndarray:
+        """Find the category of every value, `UNKNOWN` or `NO_LABEL` where it has none: int16 (value,)."""
+        known = dict.fromkeys(("", *self.ignore), NO_LABEL) | dict(self.keys)
+        keys = [label_key(value) for value in values]
+        return np.array([known[key] if key in known else self._in_range(key) for key in keys], dtype=np.int16)
+
+    def _in_range(self, key: str) -> int:
+        try:
+            number = math.floor(float(key))
+        except (ValueError, OverflowError):
+            return UNKNOWN
+        return next((category for low, high, category in self.ranges if low <= number <= high), UNKNOWN)
 
 
 @dataclass(frozen=True)
 class Features:
     """Polygons or points in the grid's CRS, with category and group of each, and what was noticed while reading.
 
-    ``category`` is -1 for a feature with an unknown value (counted in ``unknown``); features whose value means
-    "no label", or that have none, are left out (``without_value``). ``group`` is -1 where there are no groups.
+    ``category`` is `UNKNOWN` for a feature whose value belongs to no class; features whose value means "no label", or
+    that have none, are left out (``without_value``). ``group`` is -1 where there are no groups. ``first`` and
+    ``after`` are the day from which a label is true and the one after the last, as of `Period`; None without dates.
     """
 
     points: bool
@@ -67,6 +94,14 @@ class Features:
     tree: Any
     repaired: int
     without_value: int
+    first: np.ndarray | None = None
+    after: np.ndarray | None = None
+
+    def count_for(self, season: Period | None) -> np.ndarray:
+        """Which features count as labels of a season; undated ones, or without a season, all: bool (feature,)."""
+        if season is None or self.first is None or self.after is None:
+            return np.ones(len(self.category), dtype=bool)
+        return holds(self.first, self.after, season)
 
 
 def label_key(value: Any) -> str:
@@ -130,13 +165,13 @@ def check_raster(path: Path) -> bool:
     return nodata is not None
 
 
-def vector_columns(path: Path) -> tuple[bool, list[str]]:
+def vector_columns(path: Path, coordinates: tuple[str, str] | None = None) -> tuple[bool, list[str]]:
     """Whether the features are polygons, and the names of their columns.
 
     Raises:
         LabelError: the file cannot be read as a vector file.
     """
-    table = _read_table(str(path), check_file(path))
+    table = _read_table(str(path), check_file(path), coordinates)
     return "Polygon" in "".join(table.geom_type.dropna().unique()), _columns(table)
 
 
@@ -145,31 +180,31 @@ def read_features(file: LabelFile, crs: str) -> Features:
     """Read every feature in a CRS, invalid ones repaired; kept in memory, with a spatial index.
 
     Raises:
-        LabelError: unreadable, without CRS, without the field, or neither polygons nor points.
+        LabelError: unreadable, without CRS, without a named column, with dates that say nothing, or neither polygons
+            nor points.
     """
     import shapely
 
-    table = _read_table(file.path, file.stamp)
+    table = _read_table(file.path, file.stamp, file.coordinates)
     path = file.path
     if table.crs is None:
         raise LabelError(f"The labels {path} have no CRS; write one into the file (a .prj beside a shapefile).")
     field = _checked_column(table, file.field, path, "label.field")
     table = table[~(table.geometry.isna() | table.geometry.is_empty)]
-    keys = np.array([label_key(value) for value in table[field]], dtype=object)
-    labelled = ~np.isin(keys, ["", *file.ignore])
+    category = file.categories_of(table[field])
+    labelled = category != NO_LABEL
     without_value = int((~labelled).sum())
-    table, keys = table[labelled], keys[labelled]
+    table, category = table[labelled], category[labelled]
     broken = ~table.geometry.is_valid.to_numpy(dtype=bool)
     shapes = table.geometry.to_numpy().copy()
     shapes[broken] = shapely.make_valid(shapes[broken], method="structure", keep_collapsed=False)
     points = _are_points(shapes, path)
     shapes = _project(shapes, table.crs, crs)
-    known = dict(file.keys)
-    category = np.array([known.get(key, -1) for key in keys], dtype=np.int16)
-    group = _groups(table, file, path)
+    values = tuple(label_key(value) for value in table[field])
     return Features(
-        points, shapes, category, group, tuple(keys), shapely.STRtree(shapes), int(broken.sum()), without_value
-    )
+        points, shapes, category, _groups(table, file, path), values, shapely.STRtree(shapes), int(broken.sum()),
+        without_value, *_dates(table, file, path),
+    )  # fmt: skip
 
 
 @lru_cache(maxsize=4)
@@ -258,17 +293,53 @@ def _name(crs: str) -> str:
     return str(CRS.from_user_input(crs).name)
 
 
+def check_seasons(file: LabelFile, grid: Grid, seasons: Sequence[Period]) -> int:
+    """See that dated labels count for any season; give the number of features on the grid that count for none.
+
+    Raises:
+        LabelError: none of them does.
+    """
+    import shapely
+
+    features = features_on(file, grid)
+    if features.first is None or features.after is None:
+        return 0
+    on_grid = features.tree.query(shapely.box(*grid.bounds), predicate="intersects")
+    used = np.any([features.count_for(season)[on_grid] for season in seasons], axis=0)
+    if not used.any():
+        labels = Period(int(features.first[on_grid].min()), int(features.after[on_grid].max()))
+        scenes = Period(min(one.first for one in seasons), max(one.after for one in seasons))
+        raise LabelError(
+            f"The labels {file.path} are true from {labels}, and none of them for half of a season of the scenes, "
+            f"{scenes}; give labels of that time, or scenes of the labels'."
+        )
+    return int((~used).sum())
+
+
+def _dates(table: Any, file: LabelFile, path: str) -> tuple[np.ndarray | None, np.ndarray | None]:
+    if file.start is None or file.end is None:
+        return None, None
+    start = _checked_column(table, file.start, path, "label.start")
+    end = _checked_column(table, file.end, path, "label.end")
+    return read_periods(table[start], table[end], path)
+
+
 @lru_cache(maxsize=2)
-def _read_table(path: str, stamp: tuple[int, int]) -> Any:  # noqa: ARG001  the stamp belongs to the cache's key
+def _read_table(path: str, stamp: tuple[int, int], coordinates: tuple[str, str] | None) -> Any:  # noqa: ARG001
+    # The stamp belongs to the cache's key.
     import geopandas as gpd
     from pyogrio.errors import DataLayerError, DataSourceError
 
+    kind = Path(path).suffix.lower()
     try:
-        table = gpd.read_parquet(path) if path.endswith(".parquet") else gpd.read_file(path)
+        if kind == TABLE:
+            table = read_points(path, coordinates)
+        else:
+            table = gpd.read_parquet(path) if kind == ".parquet" else gpd.read_file(path)
     except (DataSourceError, DataLayerError, OSError, ValueError, UnicodeDecodeError) as fault:
         raise LabelError(
             f"The labels {path} cannot be read as a vector file ({reason(fault)}); "
-            "give a GeoPackage, shapefile, GeoJSON, GeoParquet or a label raster."
+            "give a GeoPackage, shapefile, GeoJSON, GeoParquet, CSV table or a label raster."
         ) from fault
     if not isinstance(table, gpd.GeoDataFrame) or len(table) == 0:
         raise LabelError(f"The labels {path} hold no feature with a geometry; give polygons, points or a label raster.")

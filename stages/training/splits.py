@@ -130,8 +130,8 @@ def _best_change(
     return best, change
 
 
-def single_split(counts: np.ndarray, shares: tuple[float, float, float], seed: int) -> np.ndarray:
-    """`Part` of every block in one split by (train, validation, test) shares: uint8 (1, block)."""
+def single_split(counts: np.ndarray, shares: tuple[float, ...], seed: int) -> np.ndarray:
+    """`Part` of every block in one split by shares of train, validation and perhaps test: uint8 (1, block)."""
     order = np.array([Part.TRAIN, Part.VALIDATION, Part.TEST], dtype=np.uint8)
     parts: np.ndarray = order[assign_blocks(counts, shares, seed)][None]
     return parts
@@ -153,6 +153,22 @@ def cross_split(counts: np.ndarray, folds: int, validation: float, seed: int) ->
         parts[fold, test] = Part.TEST
         parts[fold, rest[inner == 1]] = Part.VALIDATION
     return parts
+
+
+def year_split(counts: np.ndarray, validation: float, seed: int) -> tuple[np.ndarray, list[int]]:
+    """`Part` of every block where each fold tests one season: uint8 (fold, season, block), and those seasons.
+
+    ``counts`` (season, block, class) are labelled pixels; seasons without any have no fold. Of a fold's other seasons
+    the same blocks train or validate in all, the share ``validation`` of their labels validates.
+    """
+    tested = np.flatnonzero(counts.sum(axis=(1, 2)) > 0).tolist()
+    parts = np.full((len(tested), *counts.shape[:2]), Part.TRAIN, dtype=np.uint8)
+    for fold, season in enumerate(tested):
+        others = np.delete(counts, season, axis=0).sum(axis=0)
+        inner = assign_blocks(others, (1 - validation, validation), seed * 1000 + fold + 1)
+        parts[fold, :, inner == 1] = Part.VALIDATION
+        parts[fold, season] = Part.TEST
+    return parts, tested
 
 
 def halo(grid: Grid, buffer: float) -> int:
@@ -191,22 +207,21 @@ def assign_roles(target: np.ndarray, mixed: np.ndarray, part: np.ndarray, too_ne
     return role
 
 
-def held_out(independent: np.ndarray, block: np.ndarray, parts: np.ndarray | None) -> np.ndarray:
+def held_out(apart: np.ndarray, block: np.ndarray, parts: np.ndarray | None) -> np.ndarray:
     """Pixels that a fold's training may not see: bool (y, x).
 
-    ``independent`` are the independent labels, ``block`` the block of every pixel, ``parts`` the `Part` of every
-    block in the fold; None for the final model, which only the independent test set is held out of.
+    ``apart`` are the pixels of the independent test set, ``block`` the block of every pixel, ``parts`` the `Part` of
+    every block in the fold; None for the final model, which only the independent test set is held out of.
     """
-    held: np.ndarray = independent != UNLABELLED
     if parts is None:
-        return held
+        return apart
     part = parts[block]
-    held |= (part == Part.VALIDATION) | (part == Part.TEST)
+    held: np.ndarray = apart | (part == Part.VALIDATION) | (part == Part.TEST)
     return held
 
 
 def parts_of(samples: Samples, fold: int | None) -> np.ndarray | None:
-    """`Part` of every block in a fold; None for the final model."""
+    """`Part` of every block in a fold and the opened season; None for the final model."""
     return None if fold is None else samples.parts[fold]
 
 
@@ -222,7 +237,7 @@ def check_training_input(
         LeakError: a held-out pixel is fed, or a label is used that is not a training label.
     """
     where = "the final model" if fold is None else f"fold {fold}"
-    held = held_out(samples.read("independent", window), samples.read("block", window), parts_of(samples, fold))
+    held = held_out(samples.apart(window), samples.read("block", window), parts_of(samples, fold))
     fed = int((valid.astype(bool) & held).sum())
     if fed:
         raise LeakError(f"{fed} pixels of held-out blocks or of the independent test set reach the input of {where}.")
@@ -232,31 +247,52 @@ def check_training_input(
 
 
 def verify_window(samples: Samples, grid: Grid, window: Window) -> np.ndarray:
-    """Check one window of all folds; give the (group, block) pairs in it, int32 (pair, 2), for `check_groups`.
+    """Check one window of all folds and seasons; give its (group, block) pairs, int32 (pair, 2), for `check_groups`.
 
     Raises:
         LeakError: a training label in a held-out block, in the independent test set or within the buffer of one;
-            or a training mask that lets a held-out pixel through.
+            a training mask that lets a held-out pixel through; or ground that changes its block with the season.
     """
-    buffer = samples.summary["buffer"]
-    outer = window.padded(halo(grid, buffer), grid)
-    sides = smallest_sides(grid, outer)
-    inner = window.within(outer)
-    independent, block = samples.read("independent", outer), samples.read("block", outer)
+    outer = window.padded(halo(grid, samples.summary["buffer"]), grid)
+    blocks = samples.read_seasons("block", outer)
+    _refuse((blocks != blocks[:1]).any(axis=0), "pixels belong to other ground blocks in other seasons")
+    pairs = [_verify_season(one, grid, window, outer) for one in samples.each_season()]
+    return np.unique(np.concatenate(pairs), axis=0)
+
+
+def _verify_season(samples: Samples, grid: Grid, window: Window, outer: Window) -> np.ndarray:
+    buffer, sides, inner = samples.summary["buffer"], smallest_sides(grid, outer), window.within(outer)
+    apart, block = samples.apart(outer), samples.read("block", outer)
     target, group = samples.read("target", window), samples.read("group", window)
     for fold in (*range(samples.folds), None):
         where = "the final model" if fold is None else f"fold {fold}"
-        held = held_out(independent, block, parts_of(samples, fold))
+        held = held_out(apart, block, parts_of(samples, fold))
         training = samples.roles(fold, window) == Role.TRAIN
         _refuse(
             training & held[inner], f"training labels of {where} lie in held-out blocks or the independent test set"
         )
-        close = near(held, sides, buffer)[inner]
-        _refuse(training & close, f"training labels of {where} lie within the buffer of a held-out block")
+        if training.any():
+            close = near(held, sides, buffer)[inner]
+            _refuse(training & close, f"training labels of {where} lie within the buffer of a held-out block")
         _refuse(samples.training_mask(fold, window) & held[inner], f"held-out pixels pass the input mask of {where}")
         _refuse(training & (target >= DROPPED), f"training labels of {where} have no class of the map")
     grouped = group >= 0
     return np.unique(np.stack([group[grouped], block[inner][grouped]], axis=1), axis=0)
+
+
+def check_seasons(samples: Samples) -> None:
+    """See that no ground trains in one season and is held out in another.
+
+    Where every fold tests a season, only that season may be held out apart from the others, and whole.
+
+    Raises:
+        LeakError: some ground does.
+    """
+    for fold, parts in enumerate(samples.all_parts):
+        whole = (parts == Part.TEST).all(axis=1) if samples.by_year else np.zeros(len(parts), dtype=bool)
+        others = parts[~whole]
+        changed = (others != others[:1]).any(axis=0)
+        _refuse(changed, f"ground blocks train in one season and are held out in another in fold {fold}")
 
 
 def check_groups(pairs: list[np.ndarray]) -> None:
