@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from stages.models.classifier import Classifier, Normalise
+from stages.models.classifier import Classifier, Normalise, with_validity
 from stages.models.cnn import PatchCNN
 from stages.models.context import Context, window_mean
 from stages.models.layers import ValidBatchNorm, double, halve, mask_pyramid
@@ -104,7 +104,7 @@ def test_onnx_is_equal_to_torch_for_any_size(kind: str, shape: tuple[int, int, i
     import onnxruntime as ort
 
     frame = framed(kind)
-    export_module(frame, CHANNELS, frame.network.stride, tmp_path / "model.onnx")  # type: ignore[arg-type]
+    export_module(frame, frame.normalise, frame.network.stride, tmp_path / "model.onnx")  # type: ignore[arg-type]
     image, valid = scene(*shape)
     session = ort.InferenceSession(str(tmp_path / "model.onnx"))
     (found,) = session.run(["logits"], {"image": image.numpy(), "valid": valid.numpy()})
@@ -220,4 +220,11 @@ def test_normalising_clips_and_hides() -> None:
     image = torch.tensor([[[[12.0, 100.0, 12.0]]]])
     found = frame(image, torch.tensor([[[[1.0, 1.0, 0.0]]]]))
     assert found[0, 0, 0].tolist() == [1.0, 3.0, 0.0]
-    assert found[0, 1, 0].tolist() == [1.0, 1.0, 0.0]
+    assert with_validity(found, torch.tensor([[[[1.0, 1.0, 0.0]]]]))[0, 1, 0].tolist() == [1.0, 1.0, 0.0]
+
+
+def test_every_channel_is_hidden_by_its_own_step() -> None:
+    frame = Normalise([0.0] * 4, [1.0] * 4, steps=[0, 0, 1, 1])
+    valid = torch.tensor([1.0, 0.0])[None, :, None, None]
+    assert frame(torch.ones(1, 4, 1, 1), valid).flatten().tolist() == [1.0, 1.0, 0.0, 0.0]
+    assert with_validity(torch.ones(1, 4, 1, 1), valid).flatten().tolist() == [1.0] * 5

@@ -10,26 +10,46 @@ from torch.nn import functional
 
 
 class Normalise(nn.Module):
-    """Centre and scale every channel, clip outliers, hide what is invalid, and append the validity."""
+    """Centre and scale every channel, clip outliers, and hide what is invalid.
+
+    ``steps`` names the step of every channel, whose validity hides it; without it all channels are of one step.
+    """
 
     mean: Tensor
     deviation: Tensor
+    steps: Tensor
 
-    def __init__(self, mean: Sequence[float], deviation: Sequence[float], clip: float = 4.0) -> None:
+    def __init__(
+        self, mean: Sequence[float], deviation: Sequence[float], clip: float = 4.0, steps: Sequence[int] | None = None
+    ) -> None:
         super().__init__()
         self.clip = clip
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32)[None, :, None, None])
         scale = torch.tensor(deviation, dtype=torch.float32).clamp(min=1e-6)
         self.register_buffer("deviation", scale[None, :, None, None])
+        self.register_buffer("steps", torch.tensor(steps or [0] * len(mean), dtype=torch.int64), persistent=False)
 
     def forward(self, image: Tensor, valid: Tensor) -> Tensor:
-        """(n, channels, y, x) and (n, 1, y, x) -> (n, channels + 1, y, x)."""
+        """(n, channels, y, x) and (n, steps, y, x) -> (n, channels, y, x), 0 where invalid."""
         scaled = ((image - self.mean) / self.deviation).clamp(-self.clip, self.clip)
-        return torch.cat([scaled * valid, valid], dim=1)
+        return scaled * self.shown(valid)
+
+    def shown(self, valid: Tensor) -> Tensor:
+        """Give every channel its validity: (n, steps, y, x) -> (n, channels, y, x), or as it is with one step."""
+        return valid if valid.shape[1] == 1 else valid.index_select(1, self.steps)
+
+
+def with_validity(scaled: Tensor, valid: Tensor) -> Tensor:
+    """Append which pixels have any valid step: (n, channels, y, x) and (n, steps, y, x) -> (n, channels + 1, y, x)."""
+    return torch.cat([scaled, valid.amax(dim=1, keepdim=True)], dim=1)
 
 
 class Classifier(nn.Module):
-    """`image` and `valid` in, `logits` out: normalise, apply the network, correct to the training prior."""
+    """`image`, `valid` and, for a series network, `days` in, `logits` out: normalise, answer, correct to the prior.
+
+    A network either takes all channels with one validity, or, where its ``series`` is set, the channels of every step
+    with the step's own validity and day.
+    """
 
     correction: Tensor
 
@@ -37,11 +57,27 @@ class Classifier(nn.Module):
         super().__init__()
         self.normalise = normalise
         self.network = network
+        self.takes_days = bool(getattr(network, "series", False))
         self.register_buffer("correction", torch.zeros(classes))
 
-    def forward(self, image: Tensor, valid: Tensor) -> Tensor:
-        """(n, channels, y, x) in tile units and (n, 1, y, x) -> logits (n, classes, y, x)."""
-        logits: Tensor = self.network(self.normalise(image, valid))
+    def answer(self, scaled: Tensor, valid: Tensor, days: Tensor | None = None) -> Tensor:
+        """Uncorrected logits of normalised channels."""
+        inputs = (scaled, valid, days) if self.takes_days else (with_validity(scaled, valid),)
+        logits: Tensor = self.network(*inputs)
+        return logits
+
+    def forward(self, image: Tensor, valid: Tensor, days: Tensor | None = None) -> Tensor:
+        """Logits of every pixel.
+
+        Args:
+            image: (n, channels, y, x) in tile units, channels step by step.
+            valid: (n, steps, y, x), 1 or 0.
+            days: (n, steps) since 1 January of the first step's year.
+
+        Returns:
+            (n, classes, y, x).
+        """
+        logits = self.answer(self.normalise(image, valid), valid, days)
         return logits + self.correction[None, :, None, None]
 
 
@@ -51,9 +87,10 @@ class Committee(nn.Module):
     def __init__(self, members: Sequence[Classifier]) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
+        self.takes_days = members[0].takes_days
 
-    def forward(self, image: Tensor, valid: Tensor) -> Tensor:
-        """(n, channels, y, x) in tile units and (n, 1, y, x) -> logarithm of the mean probabilities."""
-        likely = torch.stack([functional.softmax(member(image, valid), dim=1) for member in self.members])
+    def forward(self, image: Tensor, valid: Tensor, days: Tensor | None = None) -> Tensor:
+        """As `Classifier`: the logarithm of the mean probabilities."""
+        likely = torch.stack([functional.softmax(member(image, valid, days), dim=1) for member in self.members])
         # A probability of 0 would make the logarithm infinite; 1e-7 is what float32 can tell from it.
         return likely.mean(dim=0).clamp(min=1e-7).log()

@@ -5,7 +5,14 @@ from __future__ import annotations
 from torch import nn
 
 from stages.models.cnn import PatchCNN
+from stages.models.convlstm import ConvLSTM
+from stages.models.ltae import LTAE
 from stages.models.mlp import MLP
+from stages.models.recurrent import LSTM
+from stages.models.tempcnn import TempCNN
 from stages.models.unet import UNet
 
+#: Networks that take all channels of a pixel at once, whatever their dates.
 NETWORKS: dict[str, type[nn.Module]] = {"mlp": MLP, "cnn": PatchCNN, "unet": UNet}
+#: Networks that go from step to step: they take the bands, the validity and the day of every step.
+SERIES: dict[str, type[nn.Module]] = {"lstm": LSTM, "tempcnn": TempCNN, "ltae": LTAE, "convlstm": ConvLSTM}
