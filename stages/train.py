@@ -17,6 +17,7 @@ from pydantic import Field, field_validator, model_validator
 from stages.accuracy.calibration_error import bin_sums, classwise_error, top_label_error
 from stages.accuracy.confusion import confusion, scores_of
 from stages.accuracy.merit import DESCRIPTION, Criterion, measure_of, merit
+from stages.errors import SettingError
 from stages.formats.bands import read_bands
 from stages.formats.samples import Role, Samples
 from stages.formats.synthetic import read_synthetic
@@ -26,10 +27,14 @@ from stages.settings import STYLE_ONLY, MapClass, Settings
 from stages.training.recipes import (
     Baseline,
     CnnRecipe,
+    ConvLstmRecipe,
     EnsembleRecipe,
     ForestRecipe,
+    LstmRecipe,
+    LtaeRecipe,
     MlpRecipe,
     Recipe,
+    TempCnnRecipe,
     UnetRecipe,
     VectorRecipe,
 )
@@ -45,7 +50,9 @@ _logger = logging.getLogger(__name__)
 RESUMES = True
 #: Colours, codes and the licence text are shown, not learned.
 COSMETIC = {**STYLE_ONLY, "attribution": True}
-Name = Literal["rf", "svm", "mlp", "cnn", "unet", "ensemble"]
+Name = Literal["rf", "svm", "mlp", "cnn", "unet", "lstm", "tempcnn", "ltae", "convlstm", "ensemble"]
+#: Look at the surroundings of a pixel whatever their settings.
+SURROUNDED = ("cnn", "unet", "convlstm")
 #: Averages networks that are trained before it.
 ENSEMBLE = "ensemble"
 #: Work in progress inside the stage's folder; gone from the finished artifact.
@@ -63,6 +70,11 @@ class Config(Settings):
     seed: int = Field(0, ge=0, le=2**31, description="Seed of weights, chips and samples")
     epochs: int | None = Field(None, ge=1, le=10_000, description="Longest training of every network, in epochs")
     lr: float | None = Field(None, gt=0, le=1, description="Largest learning rate of every network")
+    refit: Literal["chosen", "all"] = Field(
+        "chosen",
+        description="Where labels are held out for validation alone, or in folds: fit the map's model, or every "
+        "model, once more on all labels; only what was refitted is scored on the independent test set",
+    )
     device: str = Field("auto", description="Lightning accelerator: auto, cpu, gpu, mps ...")
     precision: str = Field("32-true", description="Lightning precision: 32-true, bf16-mixed, 16-mixed ...")
     accumulate: int = Field(1, ge=1, description="Batches whose gradients are added up before a step")
@@ -71,6 +83,10 @@ class Config(Settings):
     mlp: MlpRecipe = Field(default_factory=MlpRecipe, description="Network on single pixels")
     cnn: CnnRecipe = Field(default_factory=CnnRecipe, description="Network on the patch around a pixel")
     unet: UnetRecipe = Field(default_factory=UnetRecipe, description="Dense network")
+    lstm: LstmRecipe = Field(default_factory=LstmRecipe, description="Recurrent network on the series of a pixel")
+    tempcnn: TempCnnRecipe = Field(default_factory=TempCnnRecipe, description="Convolutions along a pixel's series")
+    ltae: LtaeRecipe = Field(default_factory=LtaeRecipe, description="Attention over a pixel's series")
+    convlstm: ConvLstmRecipe = Field(default_factory=ConvLstmRecipe, description="Recurrent network on chips of series")
     ensemble: EnsembleRecipe = Field(default_factory=EnsembleRecipe, description="Average of trained networks")
 
     @field_validator("models")
@@ -94,7 +110,7 @@ class Config(Settings):
         missing = [name for name in self.ensemble.of if name not in self.models[: self.models.index(ENSEMBLE)]]
         if missing:
             raise ValueError(f"ensemble averages {missing[0]}, which models does not name before it; put it there")
-        if len({self.recipe(name).average_turns for name in self.ensemble.of}) > 1:
+        if len({getattr(self.recipe(name), "average_turns", False) for name in self.ensemble.of}) > 1:
             raise ValueError(
                 f"average_turns must be the same for {', '.join(self.ensemble.of)}, as ensemble averages them"
             )
@@ -125,14 +141,15 @@ class Job:
 
     def folder(self, name: str, fold: int | None) -> Path:
         """Where a finished model lies."""
-        return self.out / name if fold is None else fold_folder(self.out, name, fold, self.samples.crossed)
+        return self.out / name if fold is None else fold_folder(self.out, name, fold, self.samples.refitted)
 
 
 def run(tiles: Path, samples: Path, bands: Path, synthetic: Path, out: Path, config: Config) -> None:  # noqa: PLR0917
-    """Train every model in every fold, choose one, and refit it on all labels where there are folds."""
+    """Train every model in every fold, choose one, and refit it on all labels where none of them is left to test."""
     drawn = read_synthetic(synthetic)
     assert not any(drawn.values()), f"synthetic samples {drawn} have no place in the training yet"
     _check(config)
+    _refuse_neighbours(Tiles(tiles), config)
     job = Job(Tiles(tiles), Samples(samples), read_bands(bands), out, config)
     cards = _train_all(job)
     candidates: dict[str, dict[str, Any]] = {
@@ -140,12 +157,11 @@ def run(tiles: Path, samples: Path, bands: Path, synthetic: Path, out: Path, con
     }
     chosen: str = config.model or max(candidates, key=lambda name: merit(candidates[name], config.choose_by))
     note = f"best on validation by {config.choose_by}" if config.model is None else "named in the settings"
-    if job.samples.crossed:
-        _refit(job, chosen, cards)
-        note += (
-            f"; scores are pooled out of {job.samples.folds} folds, the map's model is refitted on all labels with "
-            "the settings found there"
-        )
+    if job.samples.refitted:
+        for name in dict.fromkeys((*(config.models if config.refit == "all" else ()), chosen)):
+            _refit(job, name, cards)
+        scored = f"scores are pooled out of {job.samples.folds} folds, " if job.samples.crossed else ""
+        note += f"; {scored}the map's model is refitted on all labels with the settings found there"
     write_choice(out, chosen, candidates, job.samples.split, note)
     shutil.rmtree(out / WORK, ignore_errors=True)
     _logger.info("%s makes the map (%s)\n%s", chosen, note, _table(candidates))
@@ -153,11 +169,31 @@ def run(tiles: Path, samples: Path, bands: Path, synthetic: Path, out: Path, con
 
 def _check(config: Config) -> None:
     """Refuse hardware that is not there before the first model is trained, and not after the second."""
-    from stages.models.table import NETWORKS
     from stages.training.loop import check_hardware
 
-    if any(name in NETWORKS for name in config.models):
+    if any(isinstance(config.recipe(name), Recipe) for name in config.models):
         check_hardware(hardware_of(config))
+
+
+def _refuse_neighbours(tiles: Tiles, config: Config) -> None:
+    """Refuse models that look at the ground around a pixel where a pixel is a sample of a table.
+
+    Raises:
+        SettingError: there is one.
+    """
+    for name in config.models if tiles.is_table else ():
+        recipe, advice = config.recipe(name), ""
+        if name in SURROUNDED:
+            advice = "take it out of train.models"
+        elif getattr(recipe, "windows", ()):
+            advice = f"set train.{name}.windows to []"
+        elif getattr(recipe, "rotate", 0) or getattr(recipe, "zoom", 0):
+            advice = f"set train.{name}.rotate and zoom to 0"
+        if advice:
+            raise SettingError(
+                f"{name} looks at the ground around a pixel, but the area is a table of series, whose samples have no "
+                f"neighbours; {advice}."
+            )
 
 
 def _train_all(job: Job) -> dict[str, list[ModelCard]]:
@@ -250,9 +286,9 @@ def _save(job: Job, name: str, fold: int | None, fitted: Fitted, verdict: tuple[
         for index, label in enumerate(job.samples.classes)
     )
     write_card(aside, ModelCard(
-        name=name, channels=job.channels, values=job.split(fold).values(), dates=tiles.dates, scaling=tiles.scaling,
-        resolution=tiles.grid.resolution, metres=tiles.grid.pixel_metres(), classes=classes, margin=fitted.margin,
-        stride=fitted.stride, temperature=verdict[0], tta=fitted.tta,
+        name=name, channels=job.channels, values=job.split(fold).values(), dates=tiles.dates, days=tiles.days,
+        step=tiles.step, scaling=tiles.scaling, resolution=tiles.grid.resolution, metres=tiles.grid.pixel_metres(),
+        classes=classes, margin=fitted.margin, stride=fitted.stride, temperature=verdict[0], tta=fitted.tta,
         fingerprint=hashlib.sha256((aside / ONNX).read_bytes()).hexdigest(),
         settings={**config.recipe(name).model_dump(mode="json"), "seed": config.seed}, metrics=verdict[1],
         curves=fitted.found.curves, attribution=config.attribution,
@@ -262,7 +298,7 @@ def _save(job: Job, name: str, fold: int | None, fitted: Fitted, verdict: tuple[
 
 
 def _refit(job: Job, name: str, cards: dict[str, list[ModelCard]]) -> None:
-    """Fit the chosen model on all labels: found settings by majority, lengths and temperature by median and mean."""
+    """Fit a model on all labels: found settings by majority, lengths and temperature by median and mean."""
     from stages.training.classifiers import fit
     from stages.training.ground import lay_out
 

@@ -20,7 +20,8 @@ def test_a_turn_is_one_of_the_eight_and_the_same_for_image_validity_and_labels()
     eight = [np.rot90(view, k, (1, 2)) for view in (image * valid, (image * valid)[..., ::-1]) for k in range(4)]
     transform, seen = augmentation.mover(TURN), set()
     for seed in range(60):
-        turned, usable, found = augmentation.move(transform, image, valid, labels, seed)
+        turned, usable, found = augmentation.move(transform, (image, valid[None], labels), seed)
+        usable = usable[0]
         matches = [i for i, view in enumerate(eight) if np.array_equal(view, turned)]
         assert len(matches) == 1
         assert np.array_equal(found != UNLABELLED, usable)
@@ -37,9 +38,9 @@ def test_nothing_moves_where_the_recipe_moves_nothing() -> None:
 def test_the_same_seed_moves_the_same_way(recipe: Recipe) -> None:
     image, labels = np.random.default_rng(0).normal(size=(1, 5, 5)).astype(np.float32), np.zeros((5, 5), np.uint8)
     valid = np.ones((5, 5), bool)
-    one, two = (augmentation.move(augmentation.mover(recipe), image, valid, labels, 7) for _ in range(2))
+    one, two = (augmentation.move(augmentation.mover(recipe), (image, valid[None], labels), 7) for _ in range(2))
     assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
-    assert not np.array_equal(one[0], augmentation.move(augmentation.mover(recipe), image, valid, labels, 8)[0])
+    assert not np.array_equal(one[0], augmentation.move(augmentation.mover(recipe), (image, valid[None], labels), 8)[0])
 
 
 def test_rotating_and_zooming_moves_values_and_labels_alike() -> None:
@@ -50,8 +51,9 @@ def test_rotating_and_zooming_moves_values_and_labels_alike() -> None:
     turns, scales = [], []
     for seed in range(40):
         (rows, cols), valid, found = augmentation.move(
-            transform, np.stack([y, x]), np.ones((33, 33), bool), labels, seed
+            transform, (np.stack([y, x]), np.ones((1, 33, 33), bool), labels), seed
         )
+        valid = valid[0]
         inner = valid & (np.abs(rows) > 1) & (np.abs(cols) > 1)
         assert np.array_equal(found[inner], (4 * (rows > 0) + 2 * (cols > 0))[inner])
         assert (found[~valid] == UNLABELLED).all()
@@ -69,7 +71,8 @@ def test_hidden_values_never_mix_into_moved_ones() -> None:
     valid[:, 16:] = False
     image = np.where(valid, 500.0, 9e9).astype(np.float32)[None]
     transform = augmentation.mover(STILL.model_copy(update={"rotate": 45.0}))
-    moved, usable, _ = augmentation.move(transform, image, valid, np.zeros((32, 32), np.uint8), 3)
+    moved, usable, _ = augmentation.move(transform, (image, valid[None], np.zeros((32, 32), np.uint8)), 3)
+    usable = usable[0]
     assert 100 < usable.sum() < 700
     assert moved[0][usable] == pytest.approx(500.0, rel=1e-4)
 

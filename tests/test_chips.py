@@ -53,12 +53,12 @@ def test_a_cut_is_the_masked_image_wherever_it_lies(laid: Laid, ground: Ground, 
     image, valid, labels = expected(laid)
     pad = 200
     wide = np.pad(image, ((0, 0), (pad, pad), (pad, pad)))
-    mask = np.pad(valid, pad)
+    mask = np.pad(valid, ((0, 0), (pad, pad), (pad, pad)))
     target = np.pad(labels, pad, constant_values=UNLABELLED)
     box = (slice(row + pad, row + pad + size), slice(col + pad, col + pad + size))
-    found = ground.cut(row, col, size)
+    found = ground.cut(0, row, col, size)
     np.testing.assert_array_equal(found[0], wide[(slice(None), *box)])
-    np.testing.assert_array_equal(found[1], mask[box])
+    np.testing.assert_array_equal(found[1], mask[(slice(None), *box)])
     np.testing.assert_array_equal(found[2], target[box])
 
 
@@ -82,26 +82,27 @@ def test_sparse_labels_lay_out_their_cells_and_the_neighbours_only(tmp_path: Pat
     sparse = Ground(lay(tmp_path, bands, labels).split(), 16, tmp_path / "ground")
     assert len(sparse.places) < 40  # of 100 cells
     batch = Chips(sparse, quick(Recipe(), batch=8), 0, 0)[0]
-    assert all((chip != UNLABELLED).any() for chip in batch[2].numpy())
+    assert all((chip != UNLABELLED).any() for chip in batch[3].numpy())
 
 
 def test_chips_hold_the_drawn_pixel_and_repeat_by_seed_epoch_and_step(ground: Ground) -> None:
     recipe = quick(Recipe(), batch=4, chip=16)
-    image, valid, labels = Chips(ground, recipe, 1, 2)[1]
+    image, valid, days, labels = Chips(ground, recipe, 1, 2)[1]
     assert image.shape == (4, 3, 16, 16)
     assert valid.shape == (4, 1, 16, 16)
+    assert days.shape == (4, 1)
     assert labels.shape == (4, 16, 16)
     assert all((chip != UNLABELLED).any() for chip in labels)
     assert not image[(valid == 0).expand_as(image)].any()
     again = Chips(ground, recipe, 1, 2)[1]
-    assert all(np.array_equal(a, b) for a, b in zip((image, valid, labels), again, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip((image, valid, days, labels), again, strict=True))
     for other in (Chips(ground, recipe, 1, 3)[1], Chips(ground, recipe, 2, 2)[1], Chips(ground, recipe, 1, 2)[0]):
         assert not np.array_equal(image, other[0])
 
 
 def test_labels_stay_with_their_pixels_when_a_chip_is_turned(laid: Laid, ground: Ground) -> None:
     # Bands of this world name their class: the nearest class mean of every labelled pixel is its label.
-    image, _, labels = Chips(ground, quick(Recipe(), batch=8, chip=24), 0, 0)[0]
+    image, _, _, labels = Chips(ground, quick(Recipe(), batch=8, chip=24), 0, 0)[0]
     means = np.array(laid.split().samples.statistics(0)["class_means"])
     chips = image.numpy().transpose(0, 2, 3, 1)
     nearest = np.abs(chips[..., None, :] - means).sum(axis=-1).argmin(axis=-1)
@@ -115,7 +116,7 @@ def test_rare_classes_are_drawn_as_often_as_common_ones(tmp_path: Path) -> None:
     rare = Ground(lay(tmp_path, separable(truth, 0), truth).split(), 32, tmp_path / "ground")
     recipe = quick(Recipe(), chip=8, batch=1, rare=1.0, steps=200)
     chips = Chips(rare, recipe, 0, 0)
-    drawn = [rare.labels[rare.slot[r // 32, c // 32], r % 32, c % 32] for r, c in map(chips._pixel, _rngs(200))]
+    drawn = [rare.labels[rare.slot[s, r // 32, c // 32], r % 32, c % 32] for s, r, c in map(chips._pixel, _rngs(200))]
     assert np.mean(drawn) == pytest.approx(0.5, abs=0.12)
 
 

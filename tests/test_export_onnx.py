@@ -10,9 +10,20 @@ import pytest
 
 from stages.formats.samples import Role
 from stages.formats.weights import ONNX
+from stages.models.table import SERIES
 from stages.training.classifiers import CLASSIFIERS, fit, gather_for
 from stages.training.onnx_file import _single
-from stages.training.recipes import CnnRecipe, ForestRecipe, MlpRecipe, UnetRecipe, VectorRecipe
+from stages.training.recipes import (
+    CnnRecipe,
+    ConvLstmRecipe,
+    ForestRecipe,
+    LstmRecipe,
+    LtaeRecipe,
+    MlpRecipe,
+    TempCnnRecipe,
+    UnetRecipe,
+    VectorRecipe,
+)
 from tests.training_worlds import Laid, lay, quick
 from tests.worlds import patchwork, separable
 
@@ -22,6 +33,10 @@ RECIPES: dict[str, Any] = {
     "mlp": quick(MlpRecipe(width=8)),
     "cnn": quick(CnnRecipe(width=8, dilations=(1, 2))),
     "unet": quick(UnetRecipe(width=4, depth=2)),
+    "lstm": quick(LstmRecipe(hidden=8), chip=1, batch=32),
+    "tempcnn": quick(TempCnnRecipe(filters=8, dense=16), chip=1, batch=32),
+    "ltae": quick(LtaeRecipe(n_head=2, d_model=16), chip=1, batch=32),
+    "convlstm": quick(ConvLstmRecipe(hidden=4)),
 }
 
 
@@ -33,6 +48,16 @@ def laid(tmp_path_factory: pytest.TempPathFactory) -> Laid:
     return lay(tmp_path_factory.mktemp("export"), bands, truth)
 
 
+@pytest.fixture(scope="module")
+def series(tmp_path_factory: pytest.TempPathFactory) -> Laid:
+    """Two dates that miss different pixels, and one that both miss."""
+    truth = patchwork((96, 80), 3, 8, 0)
+    cube = np.stack([separable(truth, seed) for seed in (0, 1)])
+    cube[0, :, 40:46, 3:20], cube[1, :, 60:70, 30:40] = np.nan, np.nan
+    cube[:, :, 5, 6] = np.nan
+    return lay(tmp_path_factory.mktemp("series"), cube, truth, ("2024-05-10", "2024-08-02"))
+
+
 def session(folder: Path) -> Any:
     import onnxruntime as ort
 
@@ -41,14 +66,19 @@ def session(folder: Path) -> Any:
 
 @pytest.mark.parametrize("weights", ["none", "balanced"])
 @pytest.mark.parametrize("name", sorted(CLASSIFIERS))
-def test_the_graph_gives_the_logits_of_the_fit(laid: Laid, name: str, weights: str, tmp_path: Path) -> None:
+def test_the_graph_gives_the_logits_of_the_fit(
+    request: pytest.FixtureRequest, name: str, weights: str, tmp_path: Path
+) -> None:
+    laid = request.getfixturevalue("series" if name in SERIES else "laid")
     recipe = RECIPES[name].model_copy(update={"class_weights": weights})
     held = gather_for(name, recipe, laid.split(), Role.VALIDATION)
     fitted = fit(name, laid.ground(), held, recipe, laid.task(name, folder=tmp_path / "checkpoints"))
     fitted.export(tmp_path)
     run = session(tmp_path)
-    assert [entry.name for entry in run.get_inputs()] == ["image", "valid"]
-    (found,) = run.run(["logits"], {"image": held.image, "valid": held.valid})
+    dated = name in SERIES and getattr(recipe, "calendar", True)
+    inputs = {"image": held.image, "valid": held.valid, **({"days": held.days} if dated else {})}
+    assert [entry.name for entry in run.get_inputs()] == list(inputs)
+    (found,) = run.run(["logits"], inputs)
     assert found.shape == (len(held.labels), 3, *held.labels.shape[1:])
     rows = found.transpose(0, 2, 3, 1)[held.at]
     expected = fitted.logits(held)[0]

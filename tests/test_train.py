@@ -154,6 +154,35 @@ def test_training_stops_when_validation_no_longer_gains(laid: Laid, tmp_path: Pa
     assert fitted.found.chosen["epochs"] == int(np.argmin(losses)) + 1 == len(losses) - 2
 
 
+def test_the_last_weights_are_kept_where_asked_for(laid: Laid, tmp_path: Path) -> None:
+    recipe = quick(MlpRecipe(width=4), epochs=6, patience=1, lr=1.0, schedule="constant", average=0.0, keep="last")
+    held = gather_for("mlp", recipe, laid.split(), Role.VALIDATION)
+    fitted = fit("mlp", laid.ground(), held, recipe, laid.task("mlp", folder=tmp_path))
+    losses = fitted.found.curves["validation loss"]
+    assert fitted.found.chosen["epochs"] == len(losses) == 6
+    assert int(np.argmin(losses)) < 5
+    assert calibration.loss(fitted.logits(held), held.reference, 1.0) == pytest.approx(losses[-1], rel=1e-4)
+
+
+def test_extremely_randomised_trees_see_every_pixel(laid: Laid) -> None:
+    recipe = ForestRecipe(trees=5, windows=(), kind="extra", features=1.0, leaf=(1,))
+    fitted: Any = fit("rf", laid.ground(), None, recipe, laid.task("rf"))
+    assert (type(fitted.forest).__name__, fitted.forest.bootstrap) == ("ExtraTreesClassifier", False)
+    assert {tree.tree_.n_node_samples[0] for tree in fitted.forest.estimators_} == {laid.ground().pixels().sum()}
+    assert fitted.forest.estimators_[0].max_features_ == 3
+    plain: Any = fit("rf", laid.ground(), None, ForestRecipe(trees=5, windows=()), laid.task("rf"))
+    assert type(plain.forest).__name__ == "RandomForestClassifier"
+
+
+def test_a_pixel_network_has_the_layers_asked_for_and_trains_on_single_pixels(laid: Laid, tmp_path: Path) -> None:
+    recipe = quick(MlpRecipe(width=8, layers=3), chip=1, batch=64, steps=40, epochs=2, lr=0.01)
+    fitted: Any = fit("mlp", laid.ground(), None, recipe, laid.task("mlp", folder=tmp_path))
+    assert len(fitted.classifier.network.hidden) == 3
+    held = gather_for("mlp", recipe, laid.split(), Role.VALIDATION)
+    assert (fitted.logits(held)[0].argmax(axis=1) == held.reference).mean() > 0.95
+    assert MlpRecipe().layers == 2
+
+
 def test_with_folds_scores_are_pooled_and_the_choice_is_refitted_on_all(tmp_path: Path) -> None:
     truth = patchwork((96, 96), 2, 8, 1)
     laid = lay(tmp_path / "world", separable(truth, 1), truth, folds=3)

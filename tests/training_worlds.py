@@ -47,14 +47,21 @@ class Laid:
         return out
 
 
-def lay(root: Path, bands: np.ndarray, truth: np.ndarray, **settings: object) -> Laid:
-    """Make tiles and samples of bands (band, y, x) and labels (y, x), 255 = unlabelled; blocks of 16 pixels."""
+def lay(
+    root: Path, bands: np.ndarray, truth: np.ndarray, dates: tuple[str, ...] = ("2024",), **settings: object
+) -> Laid:
+    """Make tiles and samples of bands (band, y, x) and labels (y, x), 255 = unlabelled; blocks of 16 pixels.
+
+    With several ``dates``, bands are (time, band, y, x).
+    """
+    cube = bands if bands.ndim == 4 else bands[None]
     for name in ("tiles", "samples", "bands", "synthetic"):
         (root / name).mkdir(parents=True)
     grid = Grid(CRS, RESOLUTION, *ORIGIN, truth.shape[1], truth.shape[0], 64)
-    tiles = Tiles.create(root / "tiles", grid, tuple(f"b{i}" for i in range(len(bands))), ("2024",), "digital numbers")
+    names = tuple(f"b{i}" for i in range(cube.shape[1]))
+    tiles = Tiles.create(root / "tiles", grid, names, dates, "digital numbers")
     for _, _, window in grid.tiles():
-        image = bands[(None, slice(None), *window.slices)].astype(np.float32)
+        image = cube[(..., *window.slices)].astype(np.float32)
         tiles.write(window, image, np.isfinite(image).all(axis=1))
     write_raster(root / "labels.tif", truth, nodata=255)
     there = np.unique(truth[truth != 255]).tolist()

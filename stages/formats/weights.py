@@ -28,12 +28,13 @@ WEIGHTS = "weights.safetensors"
 class ModelCard:
     """Everything a map needs to know of a model, apart from its weights.
 
-    The ONNX graph takes `image` float32 (n, channel, y, x) in the tiles' units, 0 where invalid, and `valid`
-    float32 (n, 1, y, x), and gives `logits` float32 (n, class, y, x), corrected to the training prior but not
-    yet divided by ``temperature``. ``margin`` is the number of pixels around a pixel that its logits depend on
-    (the receptive field is 2 * margin + 1); ``stride`` is what height and width must be multiples of.
-    ``resolution`` is in units of the CRS and ``metres`` on the ground; ``values`` holds the 1st, 50th and 99th
-    percentile of every channel over the training pixels, nothing where they are not known.
+    The ONNX graph takes `image` float32 (n, channel, y, x) in the tiles' units, 0 where invalid, `valid` float32
+    (n, step, y, x) and, of networks for series, `days` float32 (n, step), and gives `logits` float32 (n, class, y, x),
+    corrected to the training prior but not yet divided by ``temperature``. ``dates`` and ``days`` are those of the
+    steps it learnt from, ``step`` their length where they were regularised. ``margin`` is the number of pixels around
+    a pixel that its logits depend on (the receptive field is 2 * margin + 1); ``stride`` is what height and width must
+    be multiples of. ``resolution`` is in units of the CRS and ``metres`` on the ground; ``values`` holds the 1st, 50th
+    and 99th percentile of every channel over the training pixels, nothing where they are not known.
     """
 
     name: str
@@ -48,11 +49,27 @@ class ModelCard:
     temperature: float
     tta: bool
     fingerprint: str
+    days: tuple[float, ...] = (0.0,)
+    step: str = ""
     values: tuple[tuple[float, ...], ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     curves: dict[str, list[float]] = field(default_factory=dict)
     attribution: str = ""
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Band of every channel."""
+        if len(self.dates) == 1:
+            return self.channels
+        return tuple(channel.rpartition("@")[0] for channel in self.channels)
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Step of every channel, counted from 0."""
+        if len(self.dates) == 1:
+            return (0,) * len(self.channels)
+        return tuple(self.dates.index(channel.rpartition("@")[2]) for channel in self.channels)
 
     @property
     def class_names(self) -> tuple[str, ...]:

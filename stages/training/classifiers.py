@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from stages.formats.samples import Role
-from stages.models.table import NETWORKS
+from stages.models.table import NETWORKS, SERIES
 from stages.training.fitted import Fitted, Task
 from stages.training.forest import fit_forest
 from stages.training.ground import Ground, Split
@@ -19,21 +19,23 @@ from stages.training.vectors import fit_vectors
 CLASSIFIERS: dict[str, Callable[..., Fitted]] = {
     "rf": fit_forest,
     "svm": fit_vectors,
-    **{kind: partial(fit_network, kind) for kind in NETWORKS},
+    **{kind: partial(fit_network, kind) for kind in (*NETWORKS, *SERIES)},
 }
 
 
-def surroundings(name: str, recipe: Baseline | Recipe) -> tuple[int, int]:
-    """Margin and stride in pixels that a classifier's images need."""
+def surroundings(name: str, recipe: Baseline | Recipe, steps: int) -> tuple[int, int]:
+    """Margin and stride in pixels that a classifier's images of a number of steps need."""
     if isinstance(recipe, Baseline):
         return max(recipe.windows, default=1) // 2, 1
-    network: Any = NETWORKS[name](1, 2, **recipe.shape())
+    network: Any = (
+        SERIES[name](1, steps, 2, **recipe.shape()) if name in SERIES else NETWORKS[name](1, 2, **recipe.shape())
+    )
     return int(network.margin), int(network.stride)
 
 
 def gather_for(name: str, recipe: Baseline | Recipe, split: Split, role: Role) -> Held:
     """Read the validation or test pixels of a split with the surroundings that a classifier looks at."""
-    return gather(split, role, *surroundings(name, recipe))
+    return gather(split, role, *surroundings(name, recipe, split.tiles.steps))
 
 
 def fit(name: str, ground: Ground, held: Held | None, recipe: Baseline | Recipe, task: Task) -> Fitted:

@@ -40,9 +40,10 @@ class Ensemble:
         return np.stack([np.concatenate(list(self._predict(held, *view))) for view in views])
 
     def _predict(self, held: Held, turns: int, mirrored: bool) -> Iterator[np.ndarray]:
-        for image, valid, at in zip(held.image, held.valid, held.at, strict=True):
+        for image, valid, days, at in zip(held.image, held.valid, held.days, held.at, strict=True):
             if at.any():
                 shown = {"image": seen(image, turns, mirrored)[None], "valid": seen(valid, turns, mirrored)[None]}
+                shown["days"] = days[None]
                 yield seen_back(self._run(shown)[0], turns, mirrored)[:, at].T
 
     def _run(self, shown: dict[str, np.ndarray]) -> np.ndarray:
@@ -54,7 +55,8 @@ class Ensemble:
             self._session = ort.InferenceSession(
                 self.graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
             )
-        logits: np.ndarray = self._session.run(["logits"], shown)[0]
+        asked = {entry.name for entry in self._session.get_inputs()}
+        logits: np.ndarray = self._session.run(["logits"], {k: v for k, v in shown.items() if k in asked})[0]
         return logits
 
     def export(self, folder: Path) -> None:
@@ -71,10 +73,10 @@ def _graph(folder: Path) -> Any:
 
 
 def combined(models: Sequence[Any], temperatures: Sequence[float]) -> Any:
-    """Join graphs of `image`, `valid` and `logits` into one: the logarithm of their mean calibrated probabilities.
+    """Join graphs of the same inputs into one: the logarithm of their mean calibrated probabilities.
 
     Args:
-        models: ONNX ``ModelProto`` of every member, of one opset.
+        models: ONNX ``ModelProto`` of every member, of one opset; `days` need not be read by all.
         temperatures: by which each member's logits are divided before they are averaged as probabilities.
     """
     import onnx
@@ -98,8 +100,9 @@ def combined(models: Sequence[Any], temperatures: Sequence[float]) -> Any:
         helper.make_node("Max", ["mean", "least"], ["floored"]),
         helper.make_node("Log", ["floored"], ["logits"]),
     ]
-    first = models[0].graph
-    graph = helper.make_graph(nodes, "ensemble", first.input, first.output, tensors)
-    model = helper.make_model(graph, opset_imports=models[0].opset_import, ir_version=models[0].ir_version)
+    inputs = {entry.name: entry for model in models for entry in model.graph.input}
+    opsets = {entry.domain: entry for model in models for entry in model.opset_import}
+    graph = helper.make_graph(nodes, "ensemble", list(inputs.values()), models[0].graph.output, tensors)
+    model = helper.make_model(graph, opset_imports=list(opsets.values()), ir_version=models[0].ir_version)
     onnx.checker.check_model(model)
     return model

@@ -1,4 +1,4 @@
-"""Fit a random forest on single pixels or on hand-made context (Breiman 2001)."""
+"""Fit a random forest (Breiman 2001) or extremely randomised trees on single pixels or on hand-made context."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 
 from stages.formats.weights import ONNX
-from stages.models.classifier import Normalise
-from stages.models.context import Context, Rows
+from stages.models.classifier import with_validity
+from stages.models.context import Rows
 from stages.training import calibration
 from stages.training.fitted import Found, Task
 from stages.training.ground import Ground
 from stages.training.held import Held
 from stages.training.onnx_file import LEAST, export_forest
 from stages.training.recipes import ForestRecipe
-from stages.training.table import Features, draw_at_random
+from stages.training.table import Features, draw_at_random, features_of
 
 #: While leaf sizes are compared: validation pixels and share of the trees.
 TUNING_PIXELS, TUNING_SHARE = 20_000, 0.15
@@ -54,18 +54,15 @@ class FittedForest:
     def export(self, folder: Path) -> None:
         """Write `model.onnx`."""
         rows = _Rows(self.features)
-        channels = self.features.normalise.mean.shape[1]
-        export_forest(rows, channels, self.forest, self.correction, folder / ONNX)
+        export_forest(rows, self.features.normalise, self.forest, self.correction, folder / ONNX)
 
 
 def fit_forest(ground: Ground, held: Held | None, recipe: ForestRecipe, task: Task) -> FittedForest:
     """Fit the forest whose leaf size is best on the held-out pixels, or the one already chosen in ``task``."""
     rng = np.random.default_rng((task.seed, 1))
     classes = ground.split.classes
-    features = Features(
-        Normalise(*ground.split.moments(), recipe.clip), Context(len(ground.split.channels), recipe.windows)
-    )
-    counts = ground.counts[tuple(ground.places.T)]
+    features = features_of(ground, recipe)
+    counts = ground.cells
     rows, labels = features.training(ground, draw_at_random(counts, recipe.pixels, rng), rng)
     chosen = task.chosen
     if chosen is None:
@@ -88,14 +85,18 @@ def fit_forest(ground: Ground, held: Held | None, recipe: ForestRecipe, task: Ta
 
 
 def _grow(rows: np.ndarray, labels: np.ndarray, recipe: ForestRecipe, leaf: int, seed: int) -> Any:
-    """Grow the trees; leaves are made larger where all of them together would exceed the recipe's bound."""
-    from sklearn.ensemble import RandomForestClassifier
+    """Grow the trees; leaves are made larger where all of them together would exceed the recipe's bound.
 
-    drawn = max(1, int(recipe.share * len(rows)))
-    forest = RandomForestClassifier(
+    Extremely randomised trees (Geurts, Ernst and Wehenkel 2006) see all pixels and cut at random places.
+    """
+    from sklearn.ensemble import ExtraTreesClassifier, RandomForestClassifier
+
+    extra = recipe.kind == "extra"
+    drawn = len(rows) if extra else max(1, int(recipe.share * len(rows)))
+    forest = (ExtraTreesClassifier if extra else RandomForestClassifier)(
         n_estimators=recipe.trees, min_samples_leaf=max(leaf, -(-drawn * recipe.trees // recipe.leaves)),
-        max_samples=drawn, max_features="sqrt", class_weight="balanced" if recipe.class_weights == "balanced" else None,
-        n_jobs=-1, random_state=seed,
+        bootstrap=not extra, max_samples=None if extra else drawn, max_features=recipe.features,
+        class_weight="balanced" if recipe.class_weights == "balanced" else None, n_jobs=-1, random_state=seed,
     )  # fmt: skip
     return forest.fit(rows, labels)
 
@@ -108,5 +109,5 @@ class _Rows(Rows):
         self.normalise = features.normalise
 
     def forward(self, image: Any, valid: Any) -> Any:  # type: ignore[override]
-        """(n, c, y, x) and (n, 1, y, x) -> (n * y * x, features)."""
-        return super().forward(self.normalise(image, valid))
+        """(n, c, y, x) and (n, steps, y, x) -> (n * y * x, features)."""
+        return super().forward(with_validity(self.normalise(image, valid), valid))

@@ -22,14 +22,20 @@ PIXELS, BYTES = 1_000_000, 2 << 30
 class Held:
     """Windows for prediction and the labels to compare with.
 
-    ``image`` float32 (n, c, y, x), ``valid`` float32 (n, 1, y, x), ``labels`` uint8 (n, y, x), `UNLABELLED` but at
-    the held-out pixels, ``block`` int32 (n, y, x).
+    ``image`` float32 (n, c, y, x), ``valid`` float32 (n, step, y, x), ``days`` float32 (n, step), ``labels`` uint8
+    (n, y, x), `UNLABELLED` but at the held-out pixels, ``block`` int32 (n, y, x).
     """
 
     image: np.ndarray
     valid: np.ndarray
+    days: np.ndarray
     labels: np.ndarray
     block: np.ndarray
+
+    @property
+    def alone(self) -> bool:
+        """True where the windows have no surroundings: whoever asks looks at single pixels only."""
+        return bool(self.labels.shape[1] == SIDE)
 
     @property
     def at(self) -> np.ndarray:
@@ -53,16 +59,20 @@ def gather(split: Split, role: Role, margin: int, stride: int = 1, limit: int = 
     # A multiple of the stride, so that pooling cuts the ground into the same squares as in a map.
     halo = -(-min(margin, FARTHEST) // stride) * stride
     size = SIDE + 2 * halo
-    each = size * size * 4 * (len(split.channels) + 1)
-    cells = _cells(split, role, limit, max(1, BYTES // each))
+    steps = split.tiles.steps
+    each = size * size * 4 * (len(split.channels) + steps)
+    seasons = split.each_season()
+    cells = _cells(seasons, role, limit, max(1, BYTES // each))
     held = Held(
         np.zeros((len(cells), len(split.channels), size, size), np.float32),
-        np.zeros((len(cells), 1, size, size), np.float32),
+        np.zeros((len(cells), steps, size, size), np.float32),
+        np.zeros((len(cells), steps), np.float32),
         np.full((len(cells), size, size), UNLABELLED, np.uint8),
         np.full((len(cells), size, size), -1, np.int32),
     )
-    for place, (row, col) in enumerate(cells):
-        _fill(held, place, split, role, (row, col))
+    for place, (season, row, col) in enumerate(cells):
+        held.days[place] = seasons[season].tiles.days
+        _fill(held, place, seasons[season], role, (row, col))
     return held
 
 
@@ -75,25 +85,25 @@ def _fill(held: Held, place: int, split: Split, role: Role, cell: tuple[int, int
     there = slice(top, top + outer.height), slice(left, left + outer.width)
     image, valid = split.read(outer)
     held.image[(place, slice(None), *there)] = image
-    held.valid[(place, 0, *there)] = valid
+    held.valid[(place, slice(None), *there)] = valid
     own = slice(halo, halo + inner.height), slice(halo, halo + inner.width)
-    held.labels[(place, *own)] = _labels(split, role, inner, valid[inner.within(outer)])
+    held.labels[(place, *own)] = _labels(split, role, inner, np.asarray(valid.any(axis=0))[inner.within(outer)])
     held.block[(place, *own)] = split.samples.read("block", inner)
 
 
 def _labels(split: Split, role: Role, window: Window, valid: np.ndarray) -> np.ndarray:
     assert split.fold is not None, "all folds together hold nothing out"
     target = split.samples.read("target", window)
-    roles = split.samples.read("role", window)[split.fold]
+    roles = split.samples.roles(split.fold, window)
     kept = (roles == role) & valid & (target < split.classes)
     labels: np.ndarray = np.where(kept, target, np.uint8(UNLABELLED))
     return labels
 
 
-def _cells(split: Split, role: Role, limit: int, most: int) -> list[tuple[int, int]]:
-    """Rows and columns of the cells that hold pixels of the role, drawn where they exceed ``limit`` or ``most``."""
-    counts = _counts(split, role)
-    order = [(int(row), int(col)) for row, col in np.argwhere(counts)]
+def _cells(seasons: list[Split], role: Role, limit: int, most: int) -> list[tuple[int, int, int]]:
+    """Season, row and column of the cells with pixels of the role, drawn where they exceed ``limit`` or ``most``."""
+    counts = np.stack([_counts(split, role) for split in seasons])
+    order = [(int(season), int(row), int(col)) for season, row, col in np.argwhere(counts)]
     if counts.sum() > limit or len(order) > most:
         order = [order[i] for i in np.random.default_rng(0).permutation(len(order))]
     before = np.cumsum([0, *(counts[cell] for cell in order)])
@@ -108,6 +118,6 @@ def _counts(split: Split, role: Role) -> np.ndarray:
     counts = np.zeros((-(-grid.height // SIDE), -(-grid.width // SIDE)), dtype=np.int64)
     for _, _, window in grid.tiles():
         if (split.samples.part(split.fold, window) == part).any():
-            y, x = np.nonzero(_labels(split, role, window, split.read(window)[1]) != UNLABELLED)
+            y, x = np.nonzero(_labels(split, role, window, split.tiles.read_valid(window)) != UNLABELLED)
             np.add.at(counts, ((window.row + y) // SIDE, (window.col + x) // SIDE), 1)
     return counts

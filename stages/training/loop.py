@@ -21,8 +21,9 @@ from stages import progress
 from stages.errors import ModelError, SettingError
 from stages.formats.samples import UNLABELLED
 from stages.formats.weights import ONNX, WEIGHTS
-from stages.models.classifier import Classifier, Committee, Normalise
-from stages.models.table import NETWORKS
+from stages.models.classifier import Classifier, Committee
+from stages.models.differences import Differenced
+from stages.models.table import NETWORKS, SERIES
 from stages.models.views import VIEWS, seen, seen_back
 from stages.training import augmentation, calibration
 from stages.training.chips import Batch, Chips
@@ -30,7 +31,7 @@ from stages.training.fitted import Found, Hardware, Task
 from stages.training.ground import Ground
 from stages.training.held import Held
 from stages.training.onnx_file import export_module, save_weights
-from stages.training.recipes import Recipe
+from stages.training.recipes import DatedRecipe, Recipe
 
 CHECKPOINT = "last.ckpt"
 _logger = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class FittedNetwork:
         self.classifier = (Committee(members) if len(members) > 1 else members[0]).eval()
         self.tta = tta
         self.found = found
-        self.channels = members[0].normalise.mean.shape[1]
+        self.normalise = members[0].normalise
         self.margin = int(members[0].network.margin)  # type: ignore[arg-type]
         self.stride = int(members[0].network.stride)  # type: ignore[arg-type]
 
@@ -55,16 +56,21 @@ class FittedNetwork:
     def export(self, folder: Path) -> None:
         """Write `model.onnx` and `weights.safetensors`."""
         plain = self.classifier.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        export_module(plain, self.channels, self.stride, folder / ONNX)
+        export_module(plain, self.normalise, self.stride, folder / ONNX)
         save_weights(plain, folder / WEIGHTS)
 
 
 def build(kind: str, ground: Ground, recipe: Recipe, seed: int) -> Classifier:
     """Make an untrained network in its frame; the same seed gives the same weights."""
     torch.manual_seed(seed)
-    classes = ground.split.classes
-    network = NETWORKS[kind](len(ground.split.channels), classes, **recipe.shape())
-    return Classifier(Normalise(*ground.split.moments(), recipe.clip), network, classes)
+    split = ground.split
+    differences = recipe.differences if isinstance(recipe, DatedRecipe) else ()
+    features = 1 + len(differences)
+    if kind in SERIES:
+        network = SERIES[kind](split.bands * features, split.tiles.steps, split.classes, **recipe.shape())
+    else:
+        network = NETWORKS[kind](len(split.channels) * features, split.classes, **recipe.shape())
+    return Classifier(ground.normalise(recipe.clip, differences, by_band=kind in SERIES), network, split.classes)
 
 
 def fit_network(kind: str, ground: Ground, held: Held | None, recipe: Recipe, task: Task) -> FittedNetwork:
@@ -208,18 +214,18 @@ class Training(lightning.LightningModule):
 
     def training_step(self, batch: Batch, step: int) -> Tensor:
         """Cross-entropy of the labelled pixels of a batch."""
-        image, valid, labels = batch
+        image, valid, days, labels = batch
         # Dropout and augmentation draw from the step's own seed, so that a step is the same after a restart.
         seed = hash((self.task.seed, self.current_epoch, step)) % 2**63
         torch.manual_seed(seed)
         draw = torch.Generator().manual_seed(seed)
         if self.recipe.hide > 0:
             valid = augmentation.hide(valid.cpu(), self.recipe.hide, draw).to(valid)
-            labels = torch.where(valid[:, 0] > 0, labels, UNLABELLED)
-        scaled = self.classifier.normalise(image, valid)
-        varied = augmentation.vary(scaled[:, :-1], valid, self.recipe, draw)
-        inputs = torch.cat([varied, valid], dim=1).contiguous(memory_format=torch.channels_last)
-        logits = self.classifier.network(inputs)
+            labels = torch.where(valid.amax(dim=1) > 0, labels, UNLABELLED)
+        if isinstance(self.recipe, DatedRecipe):
+            image, valid = augmentation.vary_series((image, valid, days), self.recipe, self._channels(), draw)
+        varied = self._normalised(image, valid, draw)
+        logits = self.classifier.answer(varied.contiguous(memory_format=torch.channels_last), valid, days)
         labelled = labels != UNLABELLED
         chosen, reference = logits.permute(0, 2, 3, 1)[labelled], labels[labelled]
         self.shown += torch.bincount(reference, minlength=len(self.shown))
@@ -229,6 +235,20 @@ class Training(lightning.LightningModule):
         loss = functional.cross_entropy(chosen, reference, self.weights, label_smoothing=self.recipe.smoothing)
         self._losses.append(loss.detach())
         return loss
+
+    def _channels(self) -> augmentation.Channels:
+        """Say what the channels of the image are."""
+        split, normalise = self._data[0].split, self.classifier.normalise
+        of_channel = torch.tensor(split.picked, device=normalise.steps.device)
+        return augmentation.Channels(normalise.steps, of_channel % len(split.tiles.bands), normalise.deviation)
+
+    def _normalised(self, image: Tensor, valid: Tensor, draw: torch.Generator) -> Tensor:
+        """Normalise and vary an image; its differences are those of the varied values."""
+        normalise = self.classifier.normalise
+        shown = normalise.shown(valid)
+        if isinstance(normalise, Differenced):
+            return normalise.append(augmentation.vary(normalise.scaled(image, valid), shown, self.recipe, draw), valid)
+        return augmentation.vary(normalise(image, valid), shown, self.recipe, draw)
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Move the average towards the weights; faster in the beginning, when the average is still old."""
@@ -241,11 +261,13 @@ class Training(lightning.LightningModule):
                 mean.lerp_(now, 1.0 - decay)
 
     def on_train_epoch_end(self) -> None:
-        """Validate, keep the best weights and say whether it is worth going on."""
+        """Validate, keep the best weights, or the last, and say whether it is worth going on."""
         self.curves["training loss"].append(float(torch.stack(self._losses).mean()) if self._losses else 0.0)
         self._losses.clear()
         held = self._data[1]
         loss = self._validate(held) if held is not None else -float(self.current_epoch)
+        if self.recipe.keep == "last" and np.isfinite(loss):
+            loss = -float(self.current_epoch)
         if loss < self.best_loss:
             self.best_loss, self.best_epoch = loss, self.current_epoch
             self.best = {name: tensor.clone() for name, tensor in self.corrected().state_dict().items()}
@@ -283,7 +305,7 @@ class Training(lightning.LightningModule):
         return self.averaged
 
     def kept(self) -> Classifier:
-        """Give the weights of the best epoch, on the CPU.
+        """Give the weights of the best or the last epoch, on the CPU.
 
         Raises:
             ModelError: there is none, as no epoch's loss was a number.
@@ -324,10 +346,14 @@ def rate(step: int, total: int, schedule: str) -> float:
 def _predict(classifier: nn.Module, held: Held, turns: int = 0, mirrored: bool = False) -> Any:
     """Logits (pixels, class) of the held-out pixels of every window that has some, seen from one of eight views."""
     device = next(classifier.buffers()).device
-    for image, valid, at in zip(held.image, held.valid, held.at, strict=True):
+    for image, valid, days, at in zip(held.image, held.valid, held.days, held.at, strict=True):
         if not at.any():
             continue
+        if held.alone:
+            # Nothing else is looked at, so nothing else is computed.
+            image, valid, at = image[:, at][:, None], valid[:, at][:, None], at[at][None]  # noqa: PLW2901
         shown = [torch.from_numpy(seen(array, turns, mirrored))[None].to(device) for array in (image, valid)]
         with torch.no_grad():
-            found = classifier(shown[0].contiguous(memory_format=torch.channels_last), shown[1])[0]
+            when = torch.from_numpy(days)[None].to(device)
+            found = classifier(shown[0].contiguous(memory_format=torch.channels_last), shown[1], when)[0]
         yield seen_back(found.float().cpu().numpy(), turns, mirrored)[:, at].T

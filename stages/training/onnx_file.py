@@ -10,25 +10,35 @@ import numpy as np
 import torch
 from torch import nn
 
+from stages.models.classifier import Normalise
+
 OPSET = 17
 #: A forest's probability of 0 is taken as this, so that its logarithm is finite.
 LEAST = 1e-4
 
 
-def export_module(module: nn.Module, channels: int, stride: int, path: Path, output: str = "logits") -> Any:
-    """Write a torch module of `image` and `valid`; the graph is returned too (an onnx ``ModelProto``)."""
+def export_module(module: nn.Module, normalise: Normalise, stride: int, path: Path, output: str = "logits") -> Any:
+    """Write a torch module of `image`, `valid` and, where it takes them, `days`.
+
+    The graph is returned too (an onnx ``ModelProto``).
+
+    ``normalise`` is the one inside the module: it knows how many channels and steps there are.
+    """
     import onnx
 
+    channels, steps = normalise.mean.shape[1], int(normalise.steps.max()) + 1
     side = max(2 * stride, 16)
-    example = (torch.zeros(2, channels, side, side), torch.ones(2, 1, side, side))
+    names = ["image", "valid", *(["days"] if getattr(module, "takes_days", False) else [])]
+    example = (torch.zeros(2, channels, side, side), torch.ones(2, steps, side, side), torch.zeros(2, steps))
     free = {0: "n", 2: "y", 3: "x"}
-    axes = {"image": free, "valid": free, output: free if output == "logits" else {0: "rows"}}
+    axes = {"image": free, "valid": free, "days": {0: "n"}, output: free if output == "logits" else {0: "rows"}}
+    axes = {name: axes[name] for name in (*names, output)}
     with warnings.catch_warnings(), torch.no_grad():
         # The tracing exporter is announced to go, but the torch version is pinned; the newer one takes ten times
         # as long and writes source paths of the machine into the file.
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            module.eval(), example, str(path), input_names=["image", "valid"], output_names=[output],
+            module.eval(), example[: len(names)], str(path), input_names=names, output_names=[output],
             dynamic_axes=axes, dynamo=False, opset_version=OPSET,
         )  # fmt: skip
     model = onnx.load(str(path))
@@ -46,13 +56,13 @@ def save_weights(module: nn.Module, path: Path) -> None:
     path.write_bytes(save({name: tensor.contiguous() for name, tensor in module.state_dict().items()}))
 
 
-def export_forest(rows: nn.Module, channels: int, forest: Any, correction: np.ndarray, path: Path) -> None:
+def export_forest(rows: nn.Module, normalise: Normalise, forest: Any, correction: np.ndarray, path: Path) -> None:
     """Write a scikit-learn forest behind the module that makes its rows: probabilities, logarithm, correction."""
     import onnx
     from onnx import helper, numpy_helper
 
     classes = len(correction)
-    model = export_module(rows, channels, 1, path, output="rows")
+    model = export_module(rows, normalise, 1, path, output="rows")
     graph = model.graph
     constants = {
         "forest_least": np.array(LEAST, np.float32),

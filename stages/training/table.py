@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from stages.models.classifier import Normalise
+from stages.models.classifier import Normalise, with_validity
 from stages.models.context import Context
 from stages.training.ground import Ground
 from stages.training.held import Held
+from stages.training.recipes import Baseline
 
 
 class Features:
@@ -19,9 +20,10 @@ class Features:
         self.context = context
 
     def __call__(self, image: np.ndarray, valid: np.ndarray) -> np.ndarray:
-        """Float32 (n, c, y, x) and (n, 1, y, x) -> (n, y, x, features)."""
+        """Float32 (n, c, y, x) and (n, steps, y, x) -> (n, y, x, features)."""
         with torch.no_grad():
-            scaled = self.normalise(torch.from_numpy(image), torch.from_numpy(valid))
+            shown = torch.from_numpy(valid)
+            scaled = with_validity(self.normalise(torch.from_numpy(image), shown), shown)
             found: np.ndarray = self.context(scaled).permute(0, 2, 3, 1).numpy()
         return found
 
@@ -30,9 +32,9 @@ class Features:
         margin, side = self.context.margin, ground.side
         rows, labels = [], []
         for slot in np.flatnonzero(drawn.sum(axis=1)):
-            top, left = (int(place) * side - margin for place in ground.places[slot])
-            image, valid, _ = ground.cut(top, left, side + 2 * margin)
-            features = self(image[None], valid[None, None].astype(np.float32))[0]
+            season, row, col = (int(place) for place in ground.places[slot])
+            image, valid, _ = ground.cut(season, row * side - margin, col * side - margin, side + 2 * margin)
+            features = self(image[None], valid[None].astype(np.float32))[0]
             features = features[margin : margin + side, margin : margin + side].reshape(side * side, -1)
             flat = ground.labels[slot].reshape(-1)
             for label in np.flatnonzero(drawn[slot]):
@@ -48,6 +50,13 @@ class Features:
         )
         picked = np.sort(rng.permutation(len(rows))[:limit])
         return rows[picked], held.reference[picked]
+
+
+def features_of(ground: Ground, recipe: Baseline) -> Features:
+    """Make the features that a recipe asks for, normalised by the training pixels."""
+    normalise = ground.normalise(recipe.clip, recipe.differences)
+    channels = len(ground.split.channels) * (1 + len(recipe.differences))
+    return Features(normalise, Context(channels, recipe.windows))
 
 
 def draw_at_random(counts: np.ndarray, pixels: int, rng: np.random.Generator) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from stages.formats.weights import ONNX
-from stages.models.classifier import Classifier, Normalise
+from stages.models.classifier import Classifier
 from stages.models.context import Context
 from stages.models.kernel import KernelMachine
 from stages.training import calibration
@@ -19,7 +19,7 @@ from stages.training.ground import Ground
 from stages.training.held import Held
 from stages.training.onnx_file import export_module
 from stages.training.recipes import VectorRecipe
-from stages.training.table import Features, draw_stratified
+from stages.training.table import Features, draw_stratified, features_of
 
 #: Validation pixels while settings are compared.
 TUNING_PIXELS = 8_000
@@ -49,18 +49,15 @@ class FittedVectors:
 
     def export(self, folder: Path) -> None:
         """Write `model.onnx`."""
-        channels = self.features.normalise.mean.shape[1]
-        export_module(self.classifier, channels, 1, folder / ONNX)
+        export_module(self.classifier, self.features.normalise, 1, folder / ONNX)
 
 
 def fit_vectors(ground: Ground, held: Held | None, recipe: VectorRecipe, task: Task) -> FittedVectors:
     """Fit the machine whose penalty and width are best on the held-out pixels, or that of ``task``."""
     rng = np.random.default_rng((task.seed, 2))
     classes = ground.split.classes
-    features = Features(
-        Normalise(*ground.split.moments(), recipe.clip), Context(len(ground.split.channels), recipe.windows)
-    )
-    counts = ground.counts[tuple(ground.places.T)]
+    features = features_of(ground, recipe)
+    counts = ground.cells
     rows, labels = features.training(ground, draw_stratified(counts, recipe.pixels, rng), rng)
     centre, spread = rows.mean(axis=0), rows.std(axis=0) + 1e-6
     scaled = ((rows - centre) / spread).astype(np.float64)
