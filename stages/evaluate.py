@@ -18,8 +18,9 @@ from stages.accuracy.tally import Answers, Tally, merged, scores, tally, warning
 from stages.errors import ModelError
 from stages.formats.samples import DROPPED, UNLABELLED, Part, Role, Samples
 from stages.formats.scores import write_scores
+from stages.formats.series import copied
 from stages.formats.tiles import Tiles
-from stages.formats.weights import CHOICE, chosen_folder, fold_folder, read_card, read_choice
+from stages.formats.weights import CHOICE, ITEM, chosen_folder, fold_folder, read_card, read_choice
 from stages.geo.grid import Window
 from stages.inference.blend import SCALE, UNITS, Band, Layout, probabilities_of, top_class
 from stages.inference.stream import Finished, Streaming, bands_of, finished_rows, stream_of
@@ -30,6 +31,11 @@ _logger = logging.getLogger(__name__)
 RUN_SETTINGS = ("rows",)
 MAJORITY = "majority"
 ESTIMATES = "expected agreement with {} at unlabelled ground inside this area"
+RANDOM = "scores are too good: labels were divided at random"
+#: Measures that are told of every season.
+BY_SEASON = ("overall_accuracy", "balanced_accuracy", "macro_f1")
+#: Measures that make no sense of a table of series, whose samples have neither ground nor neighbours.
+OF_GROUND = ("mapped_ha", "reference_ha", "ratio", "inner", "boundary")
 POOLED = "scores are pooled out of fold; the map's model is refitted on all labels with the same settings"
 
 
@@ -46,10 +52,20 @@ class Config(Streaming):
 
 @dataclass(frozen=True)
 class Question:
-    """The labels to score against: the test labels of a fold, or with None those of the independent test set."""
+    """The labels to score against: the test labels of a fold, or with None those of the independent test set.
+
+    They are those of the season at which ``samples`` are opened.
+    """
 
     samples: Samples
     fold: int | None
+    #: A table of series whose test series that are copies of training series are not asked for.
+    without_copies: Tiles | None = None
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether any block of the season is asked for."""
+        return self.fold is None or bool((self.samples.parts[self.fold] == Part.TEST).any())
 
     def __call__(self, window: Window) -> np.ndarray:
         """Which pixels of a window are asked for: bool (y, x)."""
@@ -63,6 +79,8 @@ class Question:
     def reference(self, window: Window) -> np.ndarray:
         """Class index or `DROPPED` where a pixel is asked for, `UNLABELLED` elsewhere: uint8 (y, x)."""
         labels = self.labels(window)
+        if self.without_copies is not None:
+            labels = np.where(copied(self.without_copies, window), np.uint8(UNLABELLED), labels)
         if self.fold is None:
             return labels
         roles = self.samples.roles(self.fold, window)
@@ -95,6 +113,12 @@ class Inputs:
         """True where the models were trained with these very splits, false where they come from elsewhere."""
         return (self.model / CHOICE).is_file() and read_choice(self.model)["split"] == self.samples.split
 
+    def independent(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Name the models for the independent test set: those that learnt from all labels that there are to learn."""
+        if not self.own or not self.samples.refitted:
+            return names
+        return tuple(name for name in names if (self.model / name / ITEM).is_file())
+
     def folder_of(self, name: str, fold: int | None) -> Path:
         """Find the model ``name`` that saw none of the labels asked for.
 
@@ -103,7 +127,7 @@ class Inputs:
         """
         folder = chosen_folder(self.model)
         if self.own:
-            folder = fold_folder(self.model, name, fold or 0, self.samples.crossed and fold is not None)
+            folder = fold_folder(self.model, name, fold or 0, self.samples.refitted and fold is not None)
         card = read_card(folder)
         if card.class_names != self.samples.classes:
             raise ModelError(
@@ -123,20 +147,30 @@ def run(tiles: Path, samples: Path, model: Path, out: Path, config: Config) -> N
     labels = inputs.samples
     best, names = inputs.candidates()
     test = _score_all(inputs, (*names, MAJORITY), range(labels.folds))
-    independent = _score_all(inputs, (*names, MAJORITY), [None])
+    refitted = inputs.independent(names)
+    independent = _score_all(inputs, (*refitted, MAJORITY), [None])
+    if copied(inputs.tiles, inputs.tiles.grid.whole).any():
+        independent["without_copies"] = _score_all(inputs, (*refitted, MAJORITY), [None], without_copies=True)
     if test["warning"]:
         _logger.warning("evaluate: %s", test["warning"])
     estimates = ESTIMATES.format(config.reference)
+    table = _rows(inputs, names, test, independent) if inputs.tiles.is_table else []
     write_scores(out, {
         "best": best,
         **test,
+        "split_by": labels.split_by,
         "reference": config.reference,
         "estimates": estimates,
         "pooled": POOLED if labels.crossed and inputs.own else None,
         "folds": labels.folds if labels.crossed else None,
         "independent": independent if independent["pixels"] else None,
+        **({"table": table} if table else {}),
     })  # fmt: skip
-    _logger.info("evaluate: %s, %s test pixels\n%s", estimates, f"{test['pixels']:,}", _table(test["models"], best))
+    if table:
+        _logger.info("evaluate: overall accuracy of the samples\n%s", _accuracies(table, best))
+    else:
+        shown = _table(test["models"], best)
+        _logger.info("evaluate: %s, %s test pixels\n%s", estimates, f"{test['pixels']:,}", shown)
 
 
 def boundary_of(labels: np.ndarray) -> np.ndarray:
@@ -153,43 +187,81 @@ def score_model(store: Tiles, folder: Path, question: Question, band: Band, conf
     return _tallies(finished_rows(stream_of(store, folder, config, question), band), store, question, config.bins)
 
 
-def score_majority(store: Tiles, layout: Layout, question: Question, band: Band, config: Config) -> list[Tally]:
-    """Tally what one knows without looking: everywhere the class shares of the training labels."""
-    return _tallies(_constant_rows(store, layout, question, band), store, question, config.bins)
+def score_majority(store: Tiles, shares: np.ndarray, question: Question, band: Band, config: Config) -> list[Tally]:
+    """Tally what one knows without looking: everywhere the class ``shares`` (class,) of the training labels."""
+    layout = _layout(store, config)
+    return _tallies(_constant_rows(store, layout, shares, question, band), store, question, config.bins)
 
 
-def _score_all(inputs: Inputs, names: tuple[str, ...], folds: Iterable[int | None]) -> dict[str, Any]:
+def _score_all(
+    inputs: Inputs, names: tuple[str, ...], folds: Iterable[int | None], without_copies: bool = False
+) -> dict[str, Any]:
     """Score every model on the labels of some folds, pooled: pixels, blocks, warning and models."""
     import dask
 
-    questions = [Question(inputs.samples, fold) for fold in folds]
-    planned = {name: [task for question in questions for task in _plan(inputs, name, question)] for name in names}
-    tasks = [task for listed in planned.values() for task in listed]
+    samples = inputs.samples
+    store = inputs.tiles if without_copies else None
+    asked = [Question(season, fold, store) for fold in folds for season in samples.each_season()]
+    planned = {name: [(question.samples.season, task) for question in asked if question.has_labels
+                      for task in _plan(inputs, name, question)] for name in names}  # fmt: skip
+    tasks = [task for listed in planned.values() for _, task in listed]
     work = [dask.delayed(_done)(task, number, len(tasks)) for number, task in enumerate(tasks, start=1)]
     bands = iter(dask.compute(*work))
-    nothing = _no_pixel(len(inputs.samples.classes), inputs.config.bins)
-    pooled = {name: merged([nothing, *(one for _ in tasks for one in next(bands))]) for name, tasks in planned.items()}
+    found = {name: [(season, next(bands)) for season, _ in listed] for name, listed in planned.items()}
+    pooled = {name: _pooled(inputs, listed) for name, listed in found.items()}
     # Every model answers the same questions: what was asked can be read from any of them.
     one, config = pooled[names[0]], inputs.config
+    pixels = int(one.matrices.sum())
+    few = warning_of(len(one.blocks)) if pixels else None
+    warnings = [text for text in (few, RANDOM if samples.split_by == "random" else None) if text]
+    told = {name: scores(counts, samples.classes, config.replicates, config.seed) for name, counts in pooled.items()}
     return {
-        "pixels": int(one.matrices.sum()),
+        "pixels": pixels,
         "blocks": len(one.blocks),
         "dropped_pixels": int(one.dropped.sum()),
-        "warning": warning_of(len(one.blocks)),
-        "models": {
-            name: scores(found, inputs.samples.classes, config.replicates, config.seed)
-            for name, found in pooled.items()
-        },
+        "warning": "; ".join(warnings) or None,
+        "models": _without_ground(told) if inputs.tiles.is_table else told,
+        **({"by_season": _by_season(inputs, found)} if samples.seasons > 1 else {}),
     }
 
 
+def _without_ground(told: Any) -> Any:
+    """Leave out `OF_GROUND`, at whatever depth."""
+    if not isinstance(told, dict):
+        return told
+    return {key: _without_ground(value) for key, value in told.items() if key not in OF_GROUND}
+
+
+def _pooled(inputs: Inputs, found: Iterable[tuple[int, list[Tally]]], season: int | None = None) -> Tally:
+    """Add up the tallies of one season, or of all."""
+    nothing = _no_pixel(len(inputs.samples.classes), inputs.config.bins)
+    return merged([nothing, *(one for of, tallies in found for one in tallies if season in (None, of))])
+
+
+def _by_season(inputs: Inputs, found: dict[str, list[tuple[int, list[Tally]]]]) -> dict[str, dict[str, Any]]:
+    """Score every model season by season, in those with labels: pixels and `BY_SEASON` by season and model."""
+    config, names = inputs.config, inputs.samples.classes
+    seasons: dict[str, dict[str, Any]] = {}
+    for season in inputs.samples.each_season():
+        for name, listed in found.items():
+            counts = _pooled(inputs, listed, season.season)
+            if counts.matrices.any():
+                all_of = scores(counts, names, config.replicates, config.seed)
+                told = {"pixels": int(counts.matrices.sum())} | {measure: all_of[measure] for measure in BY_SEASON}
+                seasons.setdefault(season.season_name, {})[name] = told
+    return seasons
+
+
 def _plan(inputs: Inputs, name: str, question: Question) -> list[Callable[[], list[Tally]]]:
-    """List what scores one model on one fold, a task a band."""
+    """List what scores one model on one fold and season, a task a band."""
     # The models and folds keep all workers busy, so a band is as high as it may be.
-    store, config = inputs.tiles, inputs.config
+    store, config = inputs.tiles.of(question.samples.season), inputs.config
     if name == MAJORITY:
-        layout = Layout(*store.grid.shape, config.window, 0, 1, 0)
-        return [partial(score_majority, store, layout, question, band, config) for band in bands_of(layout, config, 1)]
+        # The independent test set is for the map's model, which may have learnt from every block.
+        fold = 0 if question.fold is None and not inputs.samples.refitted else question.fold
+        shares = _shares(question.samples, fold)
+        bands = bands_of(_layout(store, config), config, 1)
+        return [partial(score_majority, store, shares, question, band, config) for band in bands]
     folder = inputs.folder_of(name, question.fold)
     layout = stream_of(store, folder, config).layout
     return [partial(score_model, store, folder, question, band, config) for band in bands_of(layout, config, 1)]
@@ -202,18 +274,27 @@ def _done(task: Callable[[], list[Tally]], number: int, total: int) -> list[Tall
     return found
 
 
-def _constant_rows(store: Tiles, layout: Layout, question: Question, band: Band) -> Iterator[Finished]:
-    samples = question.samples
-    # The independent test set is for the map's model: with folds the one that learnt from every block.
-    fold = 0 if question.fold is None and not samples.crossed else question.fold
+def _layout(store: Tiles, config: Config) -> Layout:
+    """Lay out windows for what looks at nothing."""
+    return Layout(*store.grid.shape, config.window, 0, 1, 0)
+
+
+def _shares(samples: Samples, fold: int | None) -> np.ndarray:
+    """Class shares of the training labels of a fold: float64 (class,)."""
     counts = np.asarray(samples.statistics(fold)["class_pixels"], np.float64)
-    shares = counts / max(counts.sum(), 1.0)
+    shares: np.ndarray = counts / max(counts.sum(), 1.0)
+    return shares
+
+
+def _constant_rows(
+    store: Tiles, layout: Layout, shares: np.ndarray, question: Question, band: Band
+) -> Iterator[Finished]:
     sums = np.rint(shares * SCALE).astype(np.uint32) * np.uint32(UNITS * UNITS)
     for row in range(band.first, band.last):
         top = layout.rows[row]
         window = Window(top, 0, layout.final(row) - top, layout.width)
         if question(window).any():
-            _, seen = store.read_channels(window)
+            seen = store.read_valid(window)
             yield top, np.broadcast_to(sums[:, None, None], (len(sums), *seen.shape)), seen
 
 
@@ -247,6 +328,37 @@ def _tallies(rows: Iterator[Finished], store: Tiles, question: Question, bins: i
 def _no_pixel(classes: int, bins: int) -> Tally:
     nothing = np.empty(0, np.int64)
     return tally(Answers(nothing, nothing, np.empty((0, classes)), nothing, nothing, np.empty(0)), bins)
+
+
+def _rows(
+    inputs: Inputs, names: tuple[str, ...], test: dict[str, Any], independent: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Overall accuracy of every model of a table of series: on validation, on the test samples, and without copies.
+
+    The test samples are the independent ones where there are any; None where a model was not asked.
+    """
+    validation = read_choice(inputs.model)["candidates"] if inputs.own else {}
+    scored = independent if independent["pixels"] else test
+    parts = {"validation": validation, "test": scored["models"],
+             "without_copies": scored.get("without_copies", {}).get("models", {})}  # fmt: skip
+    return [{"model": name, **{part: _accuracy(found.get(name)) for part, found in parts.items()}} for name in names]
+
+
+def _accuracy(found: dict[str, Any] | None) -> float | None:
+    value = (found or {}).get("overall_accuracy")
+    return value["value"] if isinstance(value, dict) else value
+
+
+def _accuracies(rows: list[dict[str, Any]], best: str) -> str:
+    """Lay the accuracies of `_rows` out as one aligned table."""
+    titles = {"validation": "validation", "test": "test", "without_copies": "without copies"}
+    wide = max(len(row["model"]) for row in rows) + 2
+    lines = [" " * wide + "".join(f"{title:>16}" for title in titles.values())]
+    for row in rows:
+        cells = ["-" if row[key] is None else f"{row[key]:.4f}" for key in titles]
+        name = row["model"] + (" *" if row["model"] == best else "")
+        lines.append(f"{name:{wide}}" + "".join(f"{cell:>16}" for cell in cells))
+    return "\n".join([*lines, "* best on validation, or named in the settings"])
 
 
 def _table(models: dict[str, Any], best: str) -> str:

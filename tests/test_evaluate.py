@@ -20,6 +20,7 @@ from stages.formats.samples import DROPPED, UNLABELLED, Part, Role, Samples
 from stages.formats.scores import FILE, read_scores
 from stages.formats.tiles import Tiles
 from stages.formats.weights import CHOICE, write_choice
+from stages.geo.grid import Grid
 from tests.networks import write_network, write_samples, write_tiles
 
 #: class k where channel k is the highest
@@ -174,6 +175,31 @@ def test_folds_are_pooled_and_each_is_scored_by_the_model_that_did_not_see_it(tm
     assert found["models"]["tiny"]["confusion"] == [[0, 256], [0, 256]]
 
 
+def test_with_folds_the_independent_test_set_is_for_refitted_models(tmp_path: Path) -> None:
+    target = np.zeros((16, 32), np.uint8)
+    target[:, 16:] = 1
+    write_tiles(tmp_path / "tiles", _image(target))
+    independent = np.full((16, 32), UNLABELLED, np.uint8)
+    independent[:2] = target[:2]
+    roles = np.full((2, 16, 32), Role.TRAIN)
+    roles[0, :, :16] = roles[1, :, 16:] = Role.TEST
+    roles[:, :2] = Role.INDEPENDENT
+    write_samples(tmp_path / "samples", Tiles(tmp_path / "tiles").grid, target, block=16, role=roles, crossed=True,
+                  independent=independent, parts=[[Part.TEST, Part.TRAIN], [Part.TRAIN, Part.TEST]])  # fmt: skip
+    for name in ("one", "two"):
+        for fold in range(2):  # class 1 everywhere
+            write_network(tmp_path / "model" / "folds" / str(fold) / name, np.zeros((2, 3, 1, 1)), bias=(0, 9))
+    write_network(tmp_path / "model" / "two", HIGHEST[:2])
+    write_choice(tmp_path / "model", "two", {"one": {}, "two": {}}, split="elsewhere")
+    found = _scores(tmp_path)
+    assert set(found["models"]) == {"one", "two", "majority"}
+    assert found["models"]["two"]["overall_accuracy"]["value"] == 0.5
+    assert set(found["independent"]["models"]) == {"two", "majority"}
+    assert found["independent"]["models"]["two"]["overall_accuracy"]["value"] == 1.0
+    assert "table" not in found
+    assert "inner" in found["models"]["two"]
+
+
 def test_the_independent_test_set_is_scored_apart_by_the_model_of_the_map(tmp_path: Path) -> None:
     mapped = np.tile(np.repeat([0, 1, 2], 8), (24, 1)).astype(np.uint8)
     write_tiles(tmp_path / "tiles", _image(mapped))
@@ -263,3 +289,55 @@ def test_the_log_shows_one_aligned_table(
     assert f"{found['models']['tiny']['overall_accuracy']['value']:.3f} [" in table[1]
     assert table[1].startswith("tiny *")
     assert table[2].startswith("majority ")
+
+
+def _seasons(root: Path, targets: list[np.ndarray], mapped: list[np.ndarray], **summary: Any) -> Samples:
+    """Tiles and test labels (season, y, x) of several years in blocks of 8 pixels."""
+    grid = Grid("EPSG:32633", 10.0, 500_000.0, 5_400_000.0, *reversed(targets[0].shape), 64)
+    for name in ("tiles", "samples"):
+        (root / name).mkdir()
+    dates = tuple(str(2017 + k) for k in range(len(targets)))
+    tiles = Tiles.create(root / "tiles", grid, ("red", "nir", "swir1"), dates, "digital numbers", seasons=len(dates))
+    cube = np.stack([_image(classes) for classes in mapped])
+    tiles.write(grid.whole, cube, np.ones((len(dates), *grid.shape), bool))
+    Samples.layout(root / "samples", grid, 1, len(dates))
+    block = np.add.outer(np.arange(grid.height) // 8 * (grid.width // 8), np.arange(grid.width) // 8).astype(np.int32)
+    for season, target in enumerate(targets):
+        role = np.where(target == UNLABELLED, Role.NONE, Role.TEST).astype(np.uint8)[None]
+        Samples.write(root / "samples", grid.whole, season, target=target, block=block, role=role)
+    parts = np.full((1, len(dates), block.max() + 1), Part.TEST).tolist()
+    Samples.write_summary(root / "samples", {"classes": ["c0", "c1", "c2"], "folds": 1, "crossed": False,
+                                             "parts": parts, "season_names": dates, **summary})  # fmt: skip
+    Samples.write_statistics(root / "samples", [{"class_pixels": [3, 2, 1]}] * 2)
+    return Samples(root / "samples")
+
+
+def test_every_season_is_scored_with_its_own_image_and_labels(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    mapped = [rng.integers(0, 3, (32, 48)).astype(np.uint8) for _ in range(3)]
+    targets = [one.copy() for one in mapped]
+    targets[0][:, :12] = (targets[0][:, :12] + 1) % 3  # a quarter wrong in the first year
+    targets[1][:] = UNLABELLED
+    targets[2][:, 24:] = UNLABELLED  # half as many labels in the last, all right
+    _seasons(tmp_path, targets, mapped)
+    _model(tmp_path / "model")
+    found = _scores(tmp_path)
+    assert found["pixels"] == 32 * 48 + 32 * 24
+    assert found["blocks"] == 24  # the same ground in both years
+    assert found["models"]["tiny"]["overall_accuracy"]["value"] == pytest.approx(1 - 32 * 12 / (32 * 72))
+    assert list(found["by_season"]) == ["2017", "2019"]
+    first, last = (found["by_season"][year]["tiny"] for year in ("2017", "2019"))
+    assert (first["pixels"], first["overall_accuracy"]["value"]) == (32 * 48, 0.75)
+    assert (last["pixels"], last["overall_accuracy"]["value"]) == (32 * 24, 1.0)
+    assert set(found["by_season"]["2017"]) == {"tiny", "majority"}
+    assert found["split_by"] == "blocks"
+
+
+def test_scores_of_a_random_split_say_that_they_are_too_good(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    mapped = np.zeros((48, 64), np.uint8)
+    _seasons(tmp_path, [mapped], [mapped], split_by="random")
+    _model(tmp_path / "model")
+    found = _scores(tmp_path)
+    assert (found["split_by"], found["warning"]) == ("random", evaluate.RANDOM)
+    assert "scores are too good: labels were divided at random" in caplog.text
+    assert "by_season" not in found
