@@ -93,7 +93,7 @@ def _models(root: Path) -> dict[str, Path]:
     from sklearn.ensemble import RandomForestClassifier
     from torch import nn
 
-    from stages.models.classifier import Classifier, Normalise
+    from stages.models.classifier import Classifier, Normalise, with_validity
     from stages.models.context import Context, Rows
     from stages.models.table import NETWORKS
     from stages.training.onnx_file import export_forest, export_module
@@ -106,7 +106,7 @@ def _models(root: Path) -> dict[str, Path]:
             self.normalise, self.rows = Normalise([0.0, 0.0], [1.0, 1.0]), Rows(Context(2, (3, 7)))
 
         def forward(self, image: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-            return self.rows(self.normalise(image, valid))
+            return self.rows(with_validity(self.normalise(image, valid), valid))
 
     torch.manual_seed(0)
     folders = {name: root / name for name in ("unet", "cnn", "rf")}
@@ -116,12 +116,13 @@ def _models(root: Path) -> dict[str, Path]:
         if name == "rf":
             rows, labels = RNG.normal(size=(300, Context(2, (3, 7)).features)), RNG.integers(0, 3, 300)
             forest = RandomForestClassifier(20, random_state=0).fit(rows, labels)
-            export_forest(Table(), 2, forest, np.zeros(3), folder / ONNX)
+            table = Table()
+            export_forest(table, table.normalise, forest, np.zeros(3), folder / ONNX)
         else:
             network = NETWORKS[name](2, 3, width=8)
             reach = {"margin": int(network.margin), "stride": int(network.stride)}
             classifier = Classifier(Normalise([0.0, 0.0], [1.0, 1.0]), network, 3)
-            export_module(classifier, 2, reach["stride"], folder / ONNX)
+            export_module(classifier, classifier.normalise, reach["stride"], folder / ONNX)
         write_card(folder, card_of(3, 2, name=name, tta=name == "cnn", temperature=0.15, **reach))
     return folders
 
@@ -187,7 +188,7 @@ def test_windows_without_a_valid_pixel_cost_no_prediction(tmp_path: Path, monkey
     shown = []
     honest = Predictor.probabilities
     monkeypatch.setattr(
-        Predictor, "probabilities", lambda self, image, mask: shown.append(len(image)) or honest(self, image, mask)
+        Predictor, "probabilities", lambda self, image, *more: shown.append(len(image)) or honest(self, image, *more)
     )
     out = _run(tmp_path / "tiles", write_network(tmp_path / "model", SIGN), tmp_path / "out", window=32, overlap=0)
     assert shown == [1]  # of 16 windows

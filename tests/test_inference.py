@@ -135,12 +135,12 @@ def test_probabilities_are_the_softmax_of_logits_over_temperature(tmp_path: Path
     kernel = np.array([[1.0, 0.5], [-1.0, 2.0], [0.0, 0.0]]).reshape(3, 2, 1, 1)
     folder = write_network(tmp_path / "m", kernel, bias=(0.0, 1.0, -1.0), temperature=2.0)
     image = RNG.normal(size=(2, 2, 5, 7)).astype(np.float32)
-    valid = RNG.random((2, 5, 7)) < 0.8
-    image = np.where(valid[:, None], image, np.float32(0))
+    valid = RNG.random((2, 1, 5, 7)) < 0.8
+    image = np.where(valid, image, np.float32(0))
     logits = np.einsum("kc,ncyx->nkyx", kernel[..., 0, 0], image) + np.array([0.0, 1.0, -1.0]).reshape(1, 3, 1, 1)
     found = load(folder).probabilities(image, valid)
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found, softmax(logits / 2.0) * valid[:, None], atol=1e-6)
+    np.testing.assert_allclose(found, softmax(logits / 2.0) * valid, atol=1e-6)
 
 
 def test_images_are_padded_to_the_stride_and_cropped(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_images_are_padded_to_the_stride_and_cropped(tmp_path: Path) -> None:
     ]
     constants = {"scales": np.array([1, 1, 4, 4]), "signs": np.array([1.0, -1.0]).reshape(1, 2, 1, 1)}
     folder = write_graph(tmp_path / "m", nodes, constants, card_of(2, 1, stride=4, margin=3))
-    found = load(folder).probabilities(np.ones((1, 1, 6, 5), np.float32), np.ones((1, 6, 5), bool))
+    found = load(folder).probabilities(np.ones((1, 1, 6, 5), np.float32), np.ones((1, 1, 6, 5), bool))
     assert found.shape == (1, 2, 6, 5)
     # The upper left cell is full of ones, the lower right one holds 2 x 1 of 4 x 4 pixels.
     np.testing.assert_allclose(found[0, 0, 0, 0], 1 / (1 + np.exp(-2.0)), rtol=1e-6)
@@ -163,11 +163,11 @@ def test_images_are_padded_to_the_stride_and_cropped(tmp_path: Path) -> None:
 def test_test_time_averaging_turns_with_the_image(tmp_path: Path) -> None:
     kernel = RNG.normal(size=(3, 2, 3, 3))
     image = RNG.normal(size=(1, 2, 6, 9)).astype(np.float32)
-    valid = np.ones((1, 6, 9), bool)
+    valid = np.ones((1, 1, 6, 9), bool)
     plain = Predictor(write_network(tmp_path / "plain", kernel))
     averaged = Predictor(write_network(tmp_path / "tta", kernel, tta=True))
     turned = np.ascontiguousarray(np.rot90(image, axes=(2, 3)))
-    turned_valid = np.ascontiguousarray(np.rot90(valid, axes=(1, 2)))
+    turned_valid = np.ascontiguousarray(np.rot90(valid, axes=(2, 3)))
     straight = np.rot90(averaged.probabilities(image, valid), axes=(2, 3))
     np.testing.assert_allclose(averaged.probabilities(turned, turned_valid), straight, atol=1e-6)
     # One convolution does not turn with its image, so the law above is the averaging's merit.
@@ -183,7 +183,7 @@ def test_a_model_is_loaded_once_until_its_file_changes(tmp_path: Path) -> None:
     assert load(folder) is first
     write_network(folder, np.zeros((2, 1, 1, 1)), bias=(0.0, 5.0))
     assert load(folder) is not first
-    found = load(folder).probabilities(np.ones((1, 1, 1, 1), np.float32), np.ones((1, 1, 1), bool))
+    found = load(folder).probabilities(np.ones((1, 1, 1, 1), np.float32), np.ones((1, 1, 1, 1), bool))
     assert found[0, 1, 0, 0] > 0.99
 
 
@@ -228,7 +228,7 @@ def test_broken_models_are_refused(tmp_path: Path) -> None:
     (folder / ONNX).write_bytes((folder / ONNX).read_bytes()[:40])
     with pytest.raises(ModelError, match="cannot be read as a network"):
         load(folder)
-    image, valid = np.ones((1, 1, 2, 2), np.float32), np.ones((1, 2, 2), bool)
+    image, valid = np.ones((1, 1, 2, 2), np.float32), np.ones((1, 1, 2, 2), bool)
     other = write_network(tmp_path / "other", np.ones((2, 1, 1, 1)), classes=card_of(3, 1).classes)
     with pytest.raises(ModelError, match="logits of shape"):
         load(other).probabilities(image, valid)
@@ -257,7 +257,7 @@ def pixel_world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, n
     valid = RNG.random((70, 93)) < 0.9
     write_tiles(root / "tiles", image, valid, side=32)
     folder = write_network(root / "model", RNG.normal(size=(4, 2, 1, 1)))
-    direct = load(folder).probabilities(np.where(valid, image, np.float32(0))[None], valid[None])[0]
+    direct = load(folder).probabilities(np.where(valid, image, np.float32(0))[None], valid[None, None])[0]
     return root / "tiles", folder, direct, valid
 
 

@@ -14,11 +14,13 @@ from stages.formats.tiles import Tiles
 from stages.formats.weights import ModelCard, read_card
 from stages.geo.grid import Window
 from stages.inference.blend import Accumulator, Band, Layout
-from stages.inference.predictor import Predictor, check_fit, load
+from stages.inference.predictor import Predictor, check_fit, load, places_of
 from stages.settings import Settings
 
 #: A wider halo costs more than it brings: what lies farther away hardly moves a prediction, and blending does the rest.
 MOST_HALO = 64
+#: Values of a window (channels times pixels) at most, unless it is as small as windows of long series may become.
+MOST_VALUES, LEAST_WINDOW = 8_000_000, 64
 #: Rows of windows in one task at most, unless the config says otherwise.
 MOST_ROWS = 16
 
@@ -66,8 +68,19 @@ def stream_of(tiles: Tiles, model: Path, config: Streaming, wanted: Wanted | Non
     """
     card = read_card(model)
     check_fit(card, tiles)
-    layout = Layout(*tiles.grid.shape, config.window, config.overlap, card.stride, _halo(card))
+    side = _side(card, config)
+    # What looks at single pixels says the same in every window: nothing to blend.
+    overlap = min(config.overlap, side // 2) if card.margin else 0
+    layout = Layout(*tiles.grid.shape, side, overlap, card.stride, _halo(card))
     return Stream(tiles, Path(model), layout, config.batch, wanted)
+
+
+def _side(card: ModelCard, config: Streaming) -> int:
+    """Side of a window in pixels: the one asked for, or halves of it until the channels of one fit in memory."""
+    side = config.window
+    while side > LEAST_WINDOW and len(card.channels) * side**2 > MOST_VALUES:
+        side //= 2
+    return side
 
 
 def bands_of(layout: Layout, config: Streaming, workers: int | None = None) -> list[Band]:
@@ -119,27 +132,29 @@ def _predict(
     if not asked.any():
         return
     image, valid = _read_padded(stream.tiles, hull, halo, predictor.card)
-    asked &= valid[halo : halo + high, halo : halo + hull.width]
+    seen = np.asarray(valid.any(axis=0))
+    asked &= seen[halo : halo + high, halo : halo + hull.width]
     places = [layout.cols[col] - left for col in cols]
     chosen = [(col, x) for col, x in zip(cols, places, strict=True) if asked[:, x : x + wide].any()]
     if not chosen:
         return
     images = np.stack([image[:, :, x : x + wide + 2 * halo] for _, x in chosen])
-    masks = np.stack([valid[:, x : x + wide + 2 * halo] for _, x in chosen])
+    masks = np.stack([valid[:, :, x : x + wide + 2 * halo] for _, x in chosen])
     inside = slice(halo, halo + high), slice(halo, halo + wide)
-    for (col, _), found, mask in zip(chosen, predictor.probabilities(images, masks), masks, strict=True):
-        yield col, found[:, *inside], mask[inside]
+    found = predictor.probabilities(images, masks, stream.tiles.days)
+    for (col, x), likely in zip(chosen, found, strict=True):
+        yield col, likely[:, *inside], seen[:, x : x + wide + 2 * halo][inside]
 
 
 def _read_padded(tiles: Tiles, hull: Window, halo: int, card: ModelCard) -> tuple[np.ndarray, np.ndarray]:
-    """Read a window and its halo: image (channel, y, x) and valid (y, x), invalid beyond the grid."""
+    """Read a window and its halo: image (channel, y, x) and valid (step, y, x), invalid beyond the grid."""
     outer = Window(hull.row - halo, hull.col - halo, hull.height + 2 * halo, hull.width + 2 * halo)
     read = _clipped(outer, tiles)
     image = np.zeros((len(card.channels), outer.height, outer.width), np.float32)
-    valid = np.zeros((outer.height, outer.width), bool)
+    valid = np.zeros((tiles.steps, outer.height, outer.width), bool)
     values, usable = tiles.read_channels(read)
-    image[:, *read.within(outer)] = values[[tiles.channels.index(name) for name in card.channels]]
-    valid[read.within(outer)] = usable
+    image[:, *read.within(outer)] = values[places_of(card, tiles)]
+    valid[:, *read.within(outer)] = usable
     return image, valid
 
 

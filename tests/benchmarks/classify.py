@@ -6,11 +6,8 @@ Run it as `python -m tests.benchmarks.classify`; `--side 1024` makes a quick one
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import resource
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +19,7 @@ from stages.formats.tiles import Tiles
 from stages.formats.weights import ONNX, write_card
 from stages.geo.grid import Grid, Window
 from tests.networks import BANDS, card_of
+from tests.processes import alone, peak_mb
 
 CHANNELS, CLASSES, TILE = 4, 7, 256
 NAMES = (*BANDS, "blue")
@@ -35,22 +33,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root)
         for height in (side, side // 2):
-            _alone(_write_scene, folder / f"tiles{height}", height, side)
+            alone(_write_scene, folder / f"tiles{height}", height, side)
         print(f"{side} x {side} x {CHANNELS} float32, {CLASSES} classes, two threads")
         print(f"{'model':8}{'ours':>10}{'limit':>10}{'ratio':>8}{'px/s':>10}{'peak':>10}{'peak at half':>20}")
         for name in ("pixel", "unet"):
-            _alone(_write_model, folder / name, name)
-            seconds, peak = _alone(_ours, folder, name, side)
-            _, low_peak = _alone(_ours, folder, name, side // 2)
-            limit, _ = _alone(_eager, folder, name, side)
+            alone(_write_model, folder / name, name)
+            seconds, peak = alone(_ours, folder, name, side)
+            _, low_peak = alone(_ours, folder, name, side // 2)
+            limit, _ = alone(_eager, folder, name, side)
             print(f"{name:8}{seconds:>8.1f} s{limit:>8.1f} s{seconds / limit:>8.2f}{side**2 / seconds:>10,.0f}"
                   f"{peak:>7.0f} MB{low_peak:>17.0f} MB")  # fmt: skip
-
-
-def _alone(work: Any, *arguments: Any) -> Any:
-    """Run in a fresh process, so that its peak memory is its own."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(work, *arguments).result()
 
 
 def _write_scene(folder: Path, height: int, width: int) -> None:
@@ -100,6 +92,7 @@ def _network(name: str) -> Any:
 def _write_model(folder: Path, name: str) -> None:
     import torch
 
+    from stages.models.classifier import Normalise
     from stages.training.onnx_file import export_module
 
     folder.mkdir()
@@ -116,7 +109,7 @@ def _write_model(folder: Path, name: str) -> None:
             return self.network(image) * valid
 
     reach = {"margin": 22, "stride": 4} if name == "unet" else {"margin": 0, "stride": 1}
-    export_module(Framed(), CHANNELS, reach["stride"], folder / ONNX)
+    export_module(Framed(), Normalise([0.0] * CHANNELS, [1.0] * CHANNELS), reach["stride"], folder / ONNX)
     write_card(folder, card_of(CLASSES, CHANNELS, channels=NAMES, name=name, **reach))
 
 
@@ -129,7 +122,7 @@ def _ours(root: Path, name: str, height: int) -> tuple[float, float]:
     begin = time.perf_counter()
     with dask.config.set(scheduler="threads", num_workers=2):
         classify.run(root / f"tiles{height}", root / name, out, classify.Config())
-    return time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return time.perf_counter() - begin, peak_mb()
 
 
 def _eager(root: Path, name: str, height: int) -> tuple[float, float]:
