@@ -15,7 +15,9 @@ from pydantic import Field, model_validator
 
 from stages import progress
 from stages.delivery import pictures, thinned
+from stages.delivery.charts import ClassSeries
 from stages.delivery.legend import Legend, codes_of, legend_json, legend_of, rgb
+from stages.delivery.observations import Observed, observe
 from stages.delivery.report import Report, SieveEffect, render
 from stages.delivery.styles import qgis_style
 from stages.formats import maps
@@ -76,6 +78,14 @@ class Inputs:
         """The classes by index."""
         return legend_of(self.card, self.config.classes)
 
+    @cached_property
+    def statistics(self) -> dict[str, Any] | None:
+        """Statistics of the training pixels; None without labels, or where their classes are not the map's."""
+        if self.samples is None:
+            return None
+        found = self.samples.statistics(None if self.samples.refitted else 0)
+        return found if len(found["class_means"]) == len(self.legend) else None
+
     @property
     def grid(self) -> Grid:
         """The area's grid."""
@@ -115,6 +125,9 @@ def run(  # noqa: PLR0917
         config,
     )  # fmt: skip
     write_layers(inputs, out)
+    # Of a single date there is nothing to count that the map's nodata does not show.
+    series = inputs.tiles.steps > 1 or bool(inputs.tiles.step)
+    observed = observe(inputs.tiles, classes, out, provenance(inputs)) if series else None
     progress.report("export", 1, _STEPS)
     indices = read_whole(classes / maps.CLASSES)
     sieved = sieve(indices, inputs.row_hectares, config.min_area, maps.NODATA)
@@ -126,7 +139,7 @@ def run(  # noqa: PLR0917
     progress.report("export", 3, _STEPS)
     (out / LEGEND).write_bytes(pictures.legend_picture(inputs.legend))
     (out / PICTURE).write_bytes(_picture(inputs))
-    report = describe(inputs, areas_of(indices, inputs), effect)
+    report = describe(inputs, areas_of(indices, inputs), effect, observed)
     (out / REPORT).write_text(render(report), encoding="utf-8")
     progress.report("export", 4, _STEPS)
     _logger.info("export: %s ha in %d polygons. %s", f"{sum(report.areas):,.0f}", polygons, effect.sentence())
@@ -224,10 +237,11 @@ def write_polygons(inputs: Inputs, indices: np.ndarray, style: str, path: Path) 
     return len(table)
 
 
-def describe(inputs: Inputs, areas: tuple[float, ...], effect: SieveEffect) -> Report:
+def describe(inputs: Inputs, areas: tuple[float, ...], effect: SieveEffect, observed: Observed | None = None) -> Report:
     """Gather what the report tells."""
-    config, samples = inputs.config, inputs.samples
-    drawn, shown_bands = draw(inputs)
+    config, samples, tiles = inputs.config, inputs.samples, inputs.tiles
+    step, series = thinned.clearest(tiles), series_of(inputs)
+    drawn, shown_bands = draw(inputs, step, observed)
     grid = inputs.grid
     made = {
         "grid": f"{grid.crs}, {grid.resolution:g} per pixel in its units, {grid.width} × {grid.height} pixels",
@@ -246,7 +260,26 @@ def describe(inputs: Inputs, areas: tuple[float, ...], effect: SieveEffect) -> R
         shown_bands=shown_bands,
         folds=samples.folds if samples and samples.crossed else 0,
         provenance=made,
+        dates=tiles.dates,
+        step=tiles.step,
+        shown_date=tiles.dates[step] if tiles.steps > 1 else "",
+        split_by=samples.split_by if samples else "",
+        series=series,
+        observed=observed,
     )
+
+
+def series_of(inputs: Inputs) -> ClassSeries | None:
+    """Read the mean series of every class with its spread; None of one date or without labels of these classes."""
+    tiles, statistics = inputs.tiles, inputs.statistics
+    if statistics is None or tiles.steps == 1:
+        return None
+    shape = tiles.steps, len(tiles.bands)
+    means, spreads = (
+        np.stack([np.full(shape, np.nan) if row is None else np.array(row, np.float64).reshape(shape) for row in rows])
+        for rows in (statistics["class_means"], statistics["class_stds"])
+    )
+    return ClassSeries(tiles.bands, tiles.dates, tiles.days, means, spreads, tiles.seasons)
 
 
 def notes_of(inputs: Inputs) -> Iterator[str]:
@@ -261,11 +294,14 @@ def notes_of(inputs: Inputs) -> Iterator[str]:
         yield f"Choice of the model: {note}"
 
 
-def draw(inputs: Inputs) -> tuple[dict[str, bytes], tuple[str, ...]]:
-    """Draw every picture for which there is something to show; also tells which bands the scene is shown in."""
+def draw(inputs: Inputs, step: int, observed: Observed | None) -> tuple[dict[str, bytes], tuple[str, ...]]:
+    """Draw every picture for which there is something to show; also tells which bands the scene is shown in.
+
+    ``step`` is the date of which the scene is shown.
+    """
     side, ground, legend = inputs.config.picture, inputs.ground, inputs.legend
     half = max(100, side // 2)
-    scene, bands = thinned.quicklook(inputs.tiles, half)
+    scene, bands = thinned.quicklook(inputs.tiles, half, step)
     drawn = {
         "map": pictures.map_picture(thinned.layer(inputs.classes / maps.CLASSES, side), legend, ground),
         "quicklook": pictures.quicklook_picture(scene, ground),
@@ -273,12 +309,19 @@ def draw(inputs: Inputs) -> tuple[dict[str, bytes], tuple[str, ...]]:
     }
     if inputs.samples:
         samples = inputs.samples
-        parts = thinned.parts(samples, inputs.grid, half)
-        drawn["parts"] = pictures.parts_picture(parts, scene, samples.folds if samples.crossed else 0, ground)
-        statistics = samples.statistics(None if samples.crossed else 0)
-        means = statistics["class_means"]
-        if len(means) == len(legend):
-            drawn["spectra"] = pictures.spectra_picture(means, statistics["channels"], legend)
+        # Where labels are divided at random or by years, no ground is for one thing alone.
+        if samples.split_by != "random" and not samples.by_year:
+            parts = thinned.parts(samples, inputs.grid, half)
+            drawn["parts"] = pictures.parts_picture(parts, scene, samples.folds if samples.crossed else 0, ground)
+    # One axis for all bands and dates would hide what `series_of` shows.
+    if inputs.statistics and inputs.tiles.steps == 1:
+        means, channels = inputs.statistics["class_means"], inputs.statistics["channels"]
+        drawn["spectra"] = pictures.spectra_picture(means, channels, legend)
+    if observed is not None:
+        clear, filled = thinned.observed(inputs.tiles, half)
+        drawn["clear"] = pictures.clear_picture(clear, ground)
+        if observed.any_filled:
+            drawn["filled"] = pictures.filled_picture(filled, clear, ground)
     if curves := learning_curves(inputs.model):
         drawn["curves"] = pictures.curves_picture(curves)
     return drawn, bands

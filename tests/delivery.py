@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,18 +38,39 @@ class Made:
 
 @dataclass(frozen=True)
 class Area:
-    """What the artifacts hold: indices uint8 (y, x) with 255 nodata, image float32 (band, y, x)."""
+    """What the artifacts hold: indices uint8 (y, x) with 255 nodata, image float32 (band, y, x).
+
+    An area of several dates has ``cube`` float32 (time, band, y, x) instead, with ``valid`` bool (time, y, x).
+    """
 
     grid: Grid
     indices: np.ndarray
     image: np.ndarray
     names: tuple[str, ...]
     bands: tuple[str, ...] = ("blue", "green", "red")
+    dates: tuple[str, ...] = ("2000",)
+    step: str = ""
+    cube: np.ndarray | None = None
+    valid: np.ndarray | None = None
+    clear: np.ndarray | None = None
+    filled: np.ndarray | None = None
     truth: np.ndarray | None = None
     block: int = 8
     card: dict[str, Any] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def values(self) -> np.ndarray:
+        """Values of all dates: float32 (time, band, y, x)."""
+        return self.image[None] if self.cube is None else self.cube
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the channels, as the tiles have them."""
+        if len(self.dates) == 1:
+            return self.bands
+        return tuple(f"{band}@{date}" for date in self.dates for band in self.bands)
 
 
 def area_of(
@@ -60,6 +81,25 @@ def area_of(
     image = np.random.default_rng(0).normal(100, 10, (3, *indices.shape)).astype(np.float32)
     count = int(indices[indices != 255].max(initial=0)) + 1
     return Area(grid, indices, image, tuple(f"class {i}" for i in range(count)))
+
+
+def series_of(indices: np.ndarray, bands: tuple[str, ...] = ("blue", "green", "red", "nir", "NDVI")) -> Area:
+    """A year of twelve monthly steps: each class peaks in its own month, and every pixel has its clear observations.
+
+    The first column was never clear, the others 1 to 36 times; below 12 the missing steps are filled.
+    """
+    area, rng = area_of(indices), np.random.default_rng(2)
+    day = np.arange(12) / 12 * 2 * np.pi
+    waves = np.stack([np.cos(day - 0.9 * k) for k in range(len(area.names))])
+    peaks = waves[np.where(indices == 255, 0, indices)].transpose(2, 0, 1)
+    scale = np.linspace(0.1, 0.4, len(bands))[:, None, None]
+    cube = (scale + 0.15 * peaks[:, None] + rng.normal(0, 0.03, (12, len(bands), *indices.shape))).astype(np.float32)
+    clear = np.broadcast_to(np.arange(indices.shape[1]) % 37, indices.shape)
+    filled = np.where(clear > 0, np.maximum(0, 12 - clear) * 100 // 12, 0)
+    dates = tuple(f"2018-{month:02d}-01" for month in range(1, 13))
+    valid = np.broadcast_to((clear > 0) & (indices != 255), (12, *indices.shape))
+    return replace(area, bands=bands, dates=dates, step="1 month", cube=cube, valid=valid,
+                   clear=clear.astype(np.uint16), filled=filled.astype(np.uint8))  # fmt: skip
 
 
 def make(root: Path, area: Area) -> Made:
@@ -76,11 +116,17 @@ def make(root: Path, area: Area) -> Made:
 
 
 def write_tiles(folder: Path, area: Area) -> None:
-    """Write the image; nodata of the map is invalid."""
-    tiles = Tiles.create(folder, area.grid, area.bands, ("2000",), "digital numbers")
-    for _, _, window in area.grid.tiles():
-        valid = area.indices[window.slices] != 255
-        tiles.write(window, area.image[(slice(None), *window.slices)][None], valid[None])
+    """Write the values and the index; nodata of the map is invalid unless given."""
+    tiles = Tiles.create(folder, area.grid, area.bands, area.dates, "digital numbers", step=area.step)
+    mapped = np.broadcast_to(area.indices != 255, (len(area.dates), *area.grid.shape))
+    valid, rows = mapped if area.valid is None else area.valid, []
+    for row, col, window in area.grid.tiles():
+        place = (..., *window.slices)
+        counted = [None if layer is None else layer[place][None] for layer in (area.clear, area.filled)]
+        tiles.write(window, area.values[place], valid[place], *counted)
+        shares = {f"valid_{date}": valid[place][i].mean() for i, date in enumerate(area.dates)}
+        rows.append({"row": row, "col": col, "height": window.height, "width": window.width, **shares})
+    tiles.write_index(rows)
 
 
 def write_layers(folder: Path, area: Area) -> None:
@@ -103,8 +149,9 @@ def write_models(folder: Path, area: Area) -> None:
     for kind in ("rf", "unet"):
         (folder / kind).mkdir()
         values: dict[str, Any] = {
-            "name": kind, "channels": area.bands, "dates": ("2000",), "scaling": "digital numbers",
-            "resolution": area.grid.resolution, "metres": area.grid.pixel_metres(), "classes": classes,
+            "name": kind, "channels": area.channels, "dates": area.dates, "step": area.step,
+            "scaling": "digital numbers", "resolution": area.grid.resolution, "metres": area.grid.pixel_metres(),
+            "classes": classes,
             "margin": 0, "stride": 1, "temperature": 1.0, "tta": False, "fingerprint": "0123456789abcdef",
             "settings": {"epochs": 5}, "curves": curves if kind == "unet" else {}, **area.card,
         }  # fmt: skip
@@ -135,11 +182,11 @@ def write_samples(folder: Path, area: Area) -> None:
         Samples.write(folder, window, **{**cut, "role": cut["role"][None].astype(np.uint8)})
     Samples.write_summary(folder, {"classes": area.names, "folds": 1, "crossed": False,
                                    "parts": [parts.tolist()], **area.summary})  # fmt: skip
-    means = [
-        area.image[:, area.indices == k].mean(axis=1).tolist() if (area.indices == k).any() else None
-        for k in range(len(area.names))
-    ]
-    Samples.write_statistics(folder, [{"channels": area.bands, "class_means": means}])
+    flat = area.values.reshape(-1, *area.grid.shape)
+    by_class = [flat[:, area.indices == k] for k in range(len(area.names))]
+    means = [values.mean(axis=1).tolist() if values.size else None for values in by_class]
+    spreads = [values.std(axis=1).tolist() if values.size else None for values in by_class]
+    Samples.write_statistics(folder, [{"channels": area.channels, "class_means": means, "class_stds": spreads}])
 
 
 def scores_of(area: Area) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from stages import export
 from stages.settings import MapClass
-from tests.delivery import area_of, make
+from tests.delivery import area_of, make, series_of
 
 FILES = {"classes.tif", "classes.tif.aux.xml", "confidence.tif", "classes.gpkg", "classes.qml", "legend.png", "map.png",
          "report.html"}  # fmt: skip
@@ -172,6 +172,83 @@ def test_folds_show_every_block_tested_once(tmp_path):
     page = (delivered(made, tmp_path / "map", min_area=0.04) / "report.html").read_text()
     assert "In which fold each ground block was tested" in page
     assert "which the map&#x27;s model has learnt from" in page
+
+
+@pytest.fixture(scope="module")
+def year(tmp_path_factory):
+    """The map of a year of monthly steps, and the area."""
+    area = series_of(small_map())
+    area = replace(area, indices=np.where(area.clear == 0, np.uint8(255), area.indices))
+    folder = tmp_path_factory.mktemp("year")
+    return delivered(make(folder / "world", area), folder / "map"), area
+
+
+def test_a_series_is_delivered_with_its_observations(year):
+    out, area = year
+    assert {path.name for path in out.iterdir()} == FILES | {"clear.tif", "filled.tif"}
+    with rasterio.open(out / "clear.tif") as clear, rasterio.open(out / "filled.tif") as filled:
+        assert (clear.dtypes, clear.nodata, filled.dtypes, filled.nodata) == (("uint16",), None, ("uint8",), 255)
+        assert (clear.read(1) == area.clear).all()
+        assert (filled.read(1) == np.where(area.clear == 0, 255, area.filled)).all()
+        for layer in (clear, filled):
+            assert layer.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+            assert layer.tags()["model_fingerprint"] == "0123456789abcdef"
+            assert (layer.crs, layer.transform) == (rasterio.open(out / "classes.tif").crs, area.grid.transform)
+
+
+def test_report_of_a_series_counts_what_was_never_clear(year):
+    out, area = year
+    page = (out / "report.html").read_text()
+    never, dark = int((area.clear == 0).sum()), int(((area.indices == 255) & (area.clear > 0)).sum())
+    assert f"{never} pixels (2.8\u202f% of the grid) were never clear and are nodata in the map." in page
+    assert f"{dark} pixels were seen at times and are nodata all the same." in page
+    assert "in 12 steps of 1 month, 2018-01 to 2018-12." in page
+    assert "Mean of every class in every channel" not in page
+    assert page.count('class="chart"') == len(area.bands) + 1
+    assert "The scene of 2018-01 in natural colours." in page
+
+
+def test_means_and_spreads_are_those_of_the_samples(year, tmp_path):
+    _, area = year
+    root = make(tmp_path / "world", area).root
+    samples = export.Samples(root / "samples")
+    inputs = export.Inputs(
+        export.Tiles(root / "tiles"), root / "classes", root / "model", samples, None, export.Config()
+    )
+    series = export.series_of(inputs)
+    for k in range(3):
+        values = area.cube[..., area.indices == k]
+        np.testing.assert_allclose(series.means[k], values.mean(axis=-1), rtol=1e-5)
+        np.testing.assert_allclose(series.spreads[k], values.std(axis=-1), rtol=1e-3)
+    assert (series.dates, series.bands) == (area.dates, area.bands)
+    statistics = samples.statistics(0)
+    statistics["class_means"][1] = None
+    statistics["class_stds"][2][0] = None
+    export.Samples.write_statistics(root / "samples", [statistics])
+    series = export.series_of(replace(inputs))
+    assert np.isnan(series.means[1]).all()
+    assert np.isnan(series.spreads[2]).sum() == 1
+    assert export.series_of(replace(inputs, samples=None)) is None
+
+
+def test_nothing_filled_and_no_labels_leave_their_parts_out(tmp_path):
+    area = replace(series_of(small_map()), filled=None, step="")
+    made = make(tmp_path / "world", area)
+    (tmp_path / "map").mkdir()
+    export.run(**made.unlabelled, out=tmp_path / "map", config=export.Config(picture=100))
+    assert {path.name for path in (tmp_path / "map").iterdir()} == FILES | {"clear.tif"}
+    page = (tmp_path / "map" / "report.html").read_text()
+    assert "filled" not in page
+    assert "Each class through time" not in page
+    assert "on 12 dates, 2018-01-01 to 2018-12-01." in page
+
+
+def test_ground_divided_at_random_is_not_drawn(tmp_path):
+    summary = {"split_by": "random"}
+    made = make(tmp_path / "world", replace(area_of(small_map()), summary=summary))
+    page = (delivered(made, tmp_path / "map") / "report.html").read_text()
+    assert "these scores are too good for new ground" in page
+    assert "Which ground was for training" not in page
 
 
 def hashes(folder):

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stages.delivery import numbers, pictures, thinned
+from stages.delivery import charts, numbers, pictures, thinned
+from stages.delivery.charts import ClassSeries
+from stages.delivery.observations import Observed, spread_of
 from stages.delivery.report import Report, SieveEffect, render
 from stages.formats.samples import Part, Samples
 from stages.formats.tiles import Tiles
 from stages.formats.weights import read_card
 from stages.settings import MapClass
-from tests.delivery import area_of, make, scores_of
+from tests.delivery import area_of, make, scores_of, series_of
 
 LEGEND = (
     MapClass(name="forest", labels=(1,), code=1, color="#2f6b3a"),
@@ -211,6 +213,182 @@ def test_parts_are_those_of_the_samples(made):
     parts = thinned.parts(samples, grid, 1000)
     assert (parts == samples.part(0, grid.whole)).all()
     assert set(np.unique(parts)) == {Part.TRAIN, Part.VALIDATION, Part.TEST}
+
+
+def test_labels_divided_at_random_are_told(report):
+    told = "these scores are too good for new ground"
+    assert told not in render(report)
+    page = words(render(replace(report, scores={**report.scores, "split_by": "random"})))
+    assert told in page
+    assert "test pixels held out at random" in page
+    assert told in render(replace(report, split_by="random"))
+    assert told not in render(replace(report, scores={**report.scores, "split_by": "blocks"}, split_by="blocks"))
+
+
+def test_seasons_have_a_table(report):
+    assert "Season by season" not in render(report)
+    season = {"overall_accuracy": {"value": 0.81, "low": 0.79, "high": 0.84}, "macro_f1": 0.6, "pixels": 1234}
+    row = "2019 81.0 % 79.0 to 84.0 % – 60.0 % 1 234"
+    model = {**report.scores["models"]["unet"], "by_season": {"2019": season}}
+    for scores in (
+        {"by_season": {"2019": season}},
+        {"by_season": {"2019": {"models": {"unet": season}}}},
+        {"models": {"unet": model}},
+    ):
+        assert row in words(render(replace(report, scores={**report.scores, **scores})))
+
+
+@pytest.mark.parametrize(
+    ("dates", "step", "said"),
+    [
+        (("2018-03-04",), "", "2018-03-04"),
+        (("2018-03-04", "2019-01-01"), "", "2 dates, 2018-03-04 to 2019-01-01"),
+        (("2018-01-01", "2018-02-01", "2018-03-01"), "1 month", "3 steps of 1 month, 2018-01 to 2018-03"),
+        (("2018-01-01", "2018-03-01"), "2 months", "2 steps of 2 months, 2018-01 to 2018-03"),
+        (("2018-01-01", "2018-01-17"), "16 days", "2 steps of 16 days, 2018-01-01 to 2018-01-17"),
+        (("2018-01-01",), "1 year", "1 step of 1 year, 2018"),
+    ],
+)
+def test_dates_are_summed_up(dates, step, said):
+    assert numbers.period_of(dates, step) == said
+
+
+def test_title_tells_the_mapped_dates_and_the_origin_those_learnt_from(report):
+    learnt = tuple(f"2018-{month:02d}-01" for month in range(1, 13))
+    mapped = tuple(date.replace("2018", "2020") for date in learnt)
+    channels = tuple(f"{band}@{date}" for date in learnt for band in ("red", "NDVI"))
+    card = replace(report.card, channels=channels, dates=learnt, step="1 month")
+    page = words(render(replace(report, card=card, dates=mapped, step="1 month")))
+    assert "from 24 channels in 12 steps of 1 month, 2020-01 to 2020-12." in page
+    assert "channels red, NDVI; each of 12 steps of 1 month, 2018-01 to 2018-12" in page
+    assert "dates learnt from 12 steps of 1 month, 2018-01 to 2018-12" in page
+    same = words(render(replace(report, card=card, dates=learnt, step="1 month")))
+    assert "dates learnt from" not in same
+    chosen = replace(card, channels=channels[:3])
+    assert "channels red@2018-01-01, NDVI@2018-01-01, red@2018-02-01 " in words(render(replace(report, card=chosen)))
+
+
+def test_series_have_a_chart_a_band_indices_first(report):
+    means = np.array([[[1.0, 0.2], [3.0, 0.6]], [[np.nan, np.nan], [2.0, 0.4]]])
+    series = ClassSeries(("B04", "ndvi"), ("2018-01-01", "2018-07-01"), (0.0, 181.0), means, means / 10)
+    page = render(replace(report, series=series))
+    checker = Checker()
+    checker.feed(page)
+    assert not checker.open
+    assert page.index("ndvi of every class") < page.index("B04 of every class")
+    # A lone point has no shade to either side, but a dot; both classes have their line in both bands.
+    assert len(re.findall(r'class="line" stroke="#2f6b3a"', page)) == 2
+    assert len(re.findall(r'class="line" stroke="#2b6cb0"', page)) == 2
+    assert "All 3 seasons" in render(replace(report, series=replace(series, seasons=3)))
+    assert "Each class through time" not in render(report)
+
+
+def test_chart_lies_true_to_the_values():
+    """A mean of 0 at the first and 10 at the last day, one up and down: the lines lie where the axes say."""
+    plane = charts.Plane((0.0, 10.0), (0.0, 100.0))
+    assert (plane.across(0.0), plane.across(10.0)) == (plane.LEFT, plane.width - plane.RIGHT)
+    assert (plane.down(0.0), plane.down(100.0)) == (plane.height - plane.BOTTOM, plane.TOP)
+    means = np.array([[[0.0], [10.0], [np.nan], [5.0]]])
+    days = (0.0, 100.0, 200.0, 300.0)
+    series = ClassSeries(("x",), ("2018-01-01",) * 4, days, means, np.ones_like(means))
+    drawn = charts.series_chart(series, 0, LEGEND[:1])
+    (line,) = re.findall(r'class="line"[^>]* d="([^"]*)"', drawn)
+    runs = [[tuple(map(float, point.split())) for point in run.split("L")] for run in line.split("M")[1:]]
+    assert [len(run) for run in runs] == [2, 2]  # the gap parts them, and the last, alone, is a dot
+    (left, low), (right, high) = runs[0]
+    assert left < right < runs[1][0][0]
+    assert high < low
+    assert runs[1][0] == runs[1][1]
+    assert runs[1][0][1] == pytest.approx((low + high) / 2, abs=0.11)
+    upper, lower = (re.findall(r'class="spread"[^>]* d="M([^"]*)z"', drawn)[0].split("L")[i] for i in (0, -1))
+    assert float(lower.split()[1]) - float(upper.split()[1]) == pytest.approx(0.2 * (low - high), abs=0.21)
+
+
+def test_a_long_series_takes_the_width_of_the_page(report):
+    for steps, long in ((40, False), (41, True)):
+        days, means = tuple(map(float, range(steps))), np.random.default_rng(0).normal(size=(2, steps, 1))
+        series = ClassSeries(("x",), ("2018-01-01",) * steps, days, means, np.abs(means))
+        assert ('class="charts long"' in render(replace(report, series=series))) == long
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "marks"),
+    [(0.0, 1.0, [0.0, 0.5, 1.0]), (0.12, 0.58, [0.2, 0.3, 0.4, 0.5]), (-3.0, 3.0, [-2.0, 0.0, 2.0]),
+     (900.0, 5100.0, [1000.0, 2000.0, 3000.0, 4000.0, 5000.0])],
+)  # fmt: skip
+def test_marks_are_round(low, high, marks):
+    assert charts.round_marks(low, high) == marks
+
+
+def test_time_is_marked_at_months_and_years():
+    def marks(reach, first, years=True):
+        return charts.time_marks(reach, (first, "2099-01-01"), reach, years=years)
+
+    assert marks((0.0, 364.0), "2018-01-01") == [(0, "Jan 2018"), (90, "Apr"), (181, "Jul"), (273, "Oct")]
+    assert [name for _, name in marks((273.0, 500.0), "2018-10-01")] == ["Nov 2018", "Jan 2019", "Mar", "May"]
+    assert [name for _, name in marks((273.0, 620.0), "2018-10-01")] == ["Oct 2018", "Jan 2019", "Apr", "Jul"]
+    assert [name for _, name in marks((273.0, 620.0), "2018-10-01", years=False)] == ["Oct", "Jan", "Apr", "Jul"]
+    assert [name for _, name in marks((100.0, 1900.0), "2015-04-11")] == ["2016", "2017", "2018", "2019", "2020"]
+    # Leap years count: 2016 has 366 days.
+    assert [day for day, _ in marks((100.0, 1900.0), "2015-04-11")] == [365, 731, 1096, 1461, 1826]
+    # Within a month there is no month to mark.
+    assert charts.time_marks((4.0, 9.0), ("2018-01-05", "2018-01-10"), (4.0, 9.0)) == [
+        (4.0, "2018-01-05"), (9.0, "2018-01-10"),
+    ]  # fmt: skip
+
+
+def test_observations_are_told_in_words(report):
+    clear, filled = np.zeros(31, int), np.zeros(101, int)
+    clear[[0, 3, 10, 30]] = 40, 1, 2, 1
+    filled[[0, 50]] = 3, 1
+    page = words(render(replace(report, observed=Observed(clear, filled, 40, 1, "1 month"))))
+    assert "The 4 pixels that were seen at all had 3 to 30 clear observations, 10 in the median." in page
+    assert "Steps of 1 month are made of them." in page
+    assert "12.5 % of all values, 0 to 50 % of the steps of a pixel and 0 % in the median" in page
+    assert "40 pixels (90.9 % of the grid) were never clear and are nodata in the map." in page
+    assert "1 pixel was seen at times and is nodata all the same." in page
+    assert "clear.tif number of clear observations of every pixel filled.tif share" in page
+    filled[50] = 0
+    page = words(render(replace(report, observed=Observed(clear, filled, 0, 0))))
+    assert "never clear" not in page
+    assert "filled" not in page
+    assert "Clear observations" not in render(report)
+
+
+def test_all_equal_and_no_observations_can_be_told(report):
+    filled = np.zeros(101, int)
+    one = render(replace(report, observed=Observed(np.array([0, 7]), filled, 0, 0)))
+    assert "Every pixel that was seen at all had 1 clear observation." in one
+    assert 'class="bar"' not in one
+    assert "No pixel was ever clear." in render(replace(report, observed=Observed(np.array([7]), filled, 7, 0)))
+
+
+@pytest.mark.parametrize("values", [[3], [3, 4], [1, 1, 9], [0, 2, 2, 7], [0, 0, 5, 5, 6, 6]])
+def test_spread_is_that_of_the_values(values):
+    assert spread_of(np.bincount(values)) == (min(values), np.median(values), max(values))
+    above = [value for value in values if value]
+    assert spread_of(np.bincount(values), first=1) == (min(above), np.median(above), max(above))
+
+
+def test_bars_hold_every_pixel_once():
+    counts = np.zeros(301, int)
+    counts[[20, 21, 150, 300]] = 1, 1, 5, 3
+    drawn = charts.bars_chart(counts, "pixels")
+    shares = [float(share) for share in re.findall(r": ([\d.]+) %</title>", drawn)]
+    assert sum(shares) == pytest.approx(100.0)
+    assert len(shares) <= 48
+    assert "<title>20 to 25: 20.0 %</title>" in drawn
+
+
+def test_the_clearest_date_is_shown(tmp_path):
+    area = series_of(INDICES)
+    valid = area.valid.copy()
+    valid[:4, :20], valid[5:, 3:] = False, False
+    tiles = Tiles(make(tmp_path / "world", replace(area, valid=valid)).root / "tiles")
+    assert thinned.clearest(tiles) == 4
+    clear, filled = thinned.observed(tiles, 15)
+    assert (clear == area.clear[::3, ::3]).all()
+    assert (filled == area.filled[::3, ::3]).all()
 
 
 def opened(png):

@@ -8,11 +8,12 @@ from html import escape
 
 #: All the page needs is in it: no script, no font and no picture comes from elsewhere.
 STYLE = """
-:root { --ink: #22302b; --soft: #5f6d67; --line: #dfe5e1; --wash: #f4f7f5; --accent: #2f6b3a; }
+:root { --ink: #22302b; --soft: #5f6d67; --line: #dfe5e1; --wash: #f4f7f5; --accent: #2f6b3a;
+  --ground: #fff; --warn: #fdf4e3; color-scheme: light; }
 * { box-sizing: border-box; }
 html { -webkit-print-color-adjust: exact; print-color-adjust: exact; }
-body { margin: 0; background: #fff; color: var(--ink); font: .95rem/1.55 system-ui, "Segoe UI", Roboto, "Noto Sans",
-  "DejaVu Sans", sans-serif; }
+body { margin: 0; background: var(--ground); color: var(--ink); font: .95rem/1.55 system-ui, "Segoe UI", Roboto,
+  "Noto Sans", "DejaVu Sans", sans-serif; }
 main { max-width: 62rem; margin: 0 auto; padding: 2.6rem 1.6rem 4rem; }
 h1, h2 { font-family: Charter, "Iowan Old Style", Georgia, "DejaVu Serif", serif; line-height: 1.2; }
 h1 { font-size: 2.3rem; margin: 0 0 .3rem; letter-spacing: -.01em; }
@@ -28,7 +29,7 @@ p { margin: .5rem 0; max-width: 46rem; }
 .figures b { display: block; font-size: 1.75rem; line-height: 1.25; font-weight: 600; letter-spacing: -.02em;
   white-space: nowrap; }
 .figures span { display: block; color: var(--soft); font-size: .84rem; }
-.warning { background: #fdf4e3; border-left: 4px solid #d99a2b; padding: .55rem .9rem; max-width: none; }
+.warning { background: var(--warn); border-left: 4px solid #d99a2b; padding: .55rem .9rem; max-width: none; }
 figure { margin: 0; break-inside: avoid; }
 figure img { display: block; width: 100%; height: auto; }
 figcaption { margin-top: .45rem; }
@@ -36,6 +37,22 @@ figcaption { margin-top: .45rem; }
   margin-top: 1.6rem; }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 1.8rem; align-items: start; margin: 1rem 0; }
 .plot { max-width: 46rem; margin: 1rem 0; }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(15.5rem, 1fr)); gap: 1.1rem 1.6rem;
+  margin: .8rem 0 1rem; }
+.charts figcaption { margin: 0 0 .2rem; color: var(--ink); font-weight: 600; }
+.long { grid-template-columns: minmax(0, 1fr); }
+.long .chart { max-width: none; }
+.bars { grid-template-columns: minmax(0, 30rem); }
+.key { display: flex; flex-wrap: wrap; gap: .2rem 1.3rem; font-size: .88rem; max-width: none; }
+.chart { display: block; width: 100%; max-width: 30rem; height: auto; }
+.chart text { fill: var(--soft); font-size: 9.5px; font-variant-numeric: tabular-nums; }
+.chart :is(.case, .line) { fill: none; stroke-linejoin: round; stroke-linecap: round; }
+.chart .rule { stroke: var(--line); stroke-width: .8; }
+.chart .floor { stroke: var(--soft); stroke-width: .8; stroke-linecap: butt; }
+.chart .spread { fill-opacity: .2; stroke: none; }
+.chart .case { stroke: var(--ink); stroke-opacity: .45; stroke-width: 2.9; }
+.chart .line { stroke-width: 1.8; }
+.chart .bar { fill: var(--accent); }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; margin: .6rem 0; }
 table.wide { width: 100%; }
@@ -46,7 +63,7 @@ thead th { color: var(--soft); font-weight: 500; font-size: .8rem; vertical-alig
 tbody th { font-weight: 500; }
 tr.chosen td, tr.chosen th { background: var(--wash); font-weight: 600; }
 td small { display: block; color: var(--soft); font-weight: 400; font-size: .74rem; line-height: 1.2; }
-table.confusion td, table.confusion tbody th { border: 2px solid #fff; }
+table.confusion td, table.confusion tbody th { border: 2px solid var(--ground); }
 table.confusion td { text-align: center; min-width: 5.2rem; }
 table.confusion td small { color: inherit; opacity: .75; }
 table.confusion thead th { text-align: center; white-space: normal; border: 0; }
@@ -57,6 +74,13 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: .3rem 1.4rem; f
 dt { color: var(--soft); }
 dd { margin: 0; overflow-wrap: anywhere; }
 code { font: .86em ui-monospace, "DejaVu Sans Mono", monospace; }
+@media screen and (prefers-color-scheme: dark) {
+  :root { --ink: #e3eae6; --soft: #9caaa3; --line: #313b36; --wash: #1f2924; --accent: #6fae7d; --ground: #141a17;
+    --warn: #33291a; color-scheme: dark; }
+  figure img { background: #fff; border-radius: 6px; padding: .3rem; }
+  i.swatch { border-color: #ffffff33; }
+  .chart .spread { fill-opacity: .3; }
+}
 @media (max-width: 46rem) { .map, .pair { grid-template-columns: 1fr; } }
 @media print {
   @page { size: A4; margin: 14mm; }
@@ -110,6 +134,16 @@ def picture(png: bytes | None, caption: str, kind: str = "") -> str:
         f'<figure{_class(kind)}><img alt="{alt}" src="data:image/png;base64,{data}">'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
+
+
+def figure(drawing: str, caption: str, kind: str = "") -> str:
+    """Put a drawing that is part of the page (SVG) under its name."""
+    return f"<figure{_class(kind)}><figcaption>{escape(caption)}</figcaption>{drawing}</figure>"
+
+
+def key(entries: Sequence[tuple[str, str]]) -> str:
+    """Tell which colour stands for what, in a line: (colour, name)."""
+    return f'<p class="key">{"".join(f"<span>{swatch(color, name)}</span>" for color, name in entries)}</p>'
 
 
 def grid(kind: str, *parts: str) -> str:

@@ -85,14 +85,19 @@ def quicklook_picture(rgb: np.ndarray, ground: Ground) -> bytes:
 
 def confidence_picture(percent: np.ndarray, ground: Ground) -> bytes:
     """Draw the confidence in percent, 255 nodata: uint8 (y, x)."""
-    figure, axes = _canvas(percent.shape, ground, NARROW)
-    shown = np.ma.masked_equal(percent, 255)
-    image = axes.imshow(shown, cmap="YlGnBu", vmin=0, vmax=100, aspect=ground.stretch, interpolation="nearest")
-    bar = figure.colorbar(image, ax=axes, orientation="horizontal", fraction=0.04, pad=0.03, aspect=40)
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=8, colors=SOFT, length=0)
-    bar.set_label("confidence in percent", fontsize=8, color=SOFT)
-    return _png(figure)
+    return _quantity(np.ma.masked_equal(percent, 255), 100, "confidence in percent", "YlGnBu", ground)
+
+
+def clear_picture(counts: np.ndarray, ground: Ground) -> bytes:
+    """Draw how many clear observations every pixel had, white where none: uint16 (y, x)."""
+    shown = np.ma.masked_equal(counts, 0)
+    return _quantity(shown, max(1, int(counts.max(initial=0))), "clear observations", "YlGnBu", ground)
+
+
+def filled_picture(percent: np.ndarray, counts: np.ndarray, ground: Ground) -> bytes:
+    """Draw the share of filled steps in percent, white where a pixel was never clear: uint8 and uint16 (y, x)."""
+    shown = np.ma.masked_where(counts == 0, percent)
+    return _quantity(shown, 100, "filled steps in percent", "OrRd", ground)
 
 
 def parts_picture(parts: np.ndarray, beneath: np.ndarray, folds: int, ground: Ground) -> bytes:
@@ -174,6 +179,20 @@ def _canvas(shape: Sequence[int], ground: Ground, width: float, side: float = 0.
     axes = figure.add_axes((0.0, 0.0, width / (width + side), 1.0))
     axes.set_axis_off()
     return figure, axes
+
+
+def _quantity(shown: np.ma.MaskedArray[Any, Any], most: int, label: str, colors: str, ground: Ground) -> bytes:
+    """Draw whole numbers from 0 to ``most`` over their scale; what is masked stays white."""
+    from matplotlib.ticker import MaxNLocator
+
+    figure, axes = _canvas(shown.shape, ground, NARROW)
+    image = axes.imshow(shown, cmap=colors, vmin=0, vmax=most, aspect=ground.stretch, interpolation="nearest")
+    bar = figure.colorbar(image, ax=axes, orientation="horizontal", fraction=0.04, pad=0.03, aspect=40)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=8, colors=SOFT, length=0)
+    bar.ax.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
+    bar.set_label(label, fontsize=8, color=SOFT)
+    return _png(figure)
 
 
 def _cropped(indices: np.ndarray, ground: Ground) -> tuple[np.ndarray, Ground]:

@@ -8,12 +8,20 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
+import numpy as np
+
 from stages.delivery import page
+from stages.delivery.charts import ClassSeries, bars_chart, series_chart
 from stages.delivery.legend import Legend
-from stages.delivery.numbers import count, factor, hectares, percent, range_of, value_of
+from stages.delivery.numbers import count, date_of, factor, hectares, percent, period_of, range_of, value_of
+from stages.delivery.observations import CLEAR, FILLED, Observed
 from stages.formats.weights import ModelCard
 
 MAPPED_AREA = "Mapped area is counted from the map's pixels; it is no unbiased estimate of the true area."
+_RANDOM = (
+    "The labels were divided at random, as was asked for, so test pixels lie beside training pixels that look like "
+    "them: these scores are too good for new ground."
+)
 _MEASURES = {"overall_accuracy": "overall accuracy", "balanced_accuracy": "balanced accuracy"}
 
 
@@ -51,7 +59,12 @@ class SieveEffect:
 
 @dataclass(frozen=True)
 class Report:
-    """All that the page tells; ``pictures`` by name (map, quicklook, confidence, parts, curves, spectra)."""
+    """All that the page tells.
+
+    ``pictures`` by name: map, quicklook, confidence, parts, curves, spectra, clear, filled; any may be missing.
+    ``dates`` are those that are mapped, with the length of a ``step`` where they were regularised; by default the
+    model's own. ``shown_date`` is the one that the quicklook shows; ``split_by`` is what the labels were divided by.
+    """
 
     title: str
     attribution: str
@@ -65,6 +78,22 @@ class Report:
     shown_bands: tuple[str, ...] = ()
     folds: int = 0
     provenance: Mapping[str, str] = field(default_factory=dict)
+    dates: tuple[str, ...] = ()
+    step: str = ""
+    shown_date: str = ""
+    split_by: str = ""
+    series: ClassSeries | None = None
+    observed: Observed | None = None
+
+    @property
+    def mapped_dates(self) -> tuple[tuple[str, ...], str]:
+        """The dates that are mapped and the length of a step."""
+        return (self.dates, self.step) if self.dates else (self.card.dates, self.card.step)
+
+    @property
+    def random_split(self) -> bool:
+        """Whether labels were divided without regard to the ground they lie on."""
+        return "random" in (self.split_by, (self.scores or {}).get("split_by"))
 
     @property
     def measured(self) -> dict[str, Any]:
@@ -86,8 +115,11 @@ def render(report: Report) -> str:
             _comparison(report),
             _classes(report),
             _confusion(report),
+            _seasons(report),
             _independent(report),
             _learning(report),
+            _series(report),
+            _observed(report),
             page.section("What to know", *(page.text(note) for note in (report.sieve.sentence(), *report.notes))),
             _origin(report),
         ],
@@ -96,12 +128,15 @@ def render(report: Report) -> str:
 
 def _subtitle(report: Report) -> str:
     card = report.card
-    dates = f" of {card.dates[0]}" if len(card.dates) == 1 and card.dates[0] else ""
-    if len(card.dates) > 1:
-        dates = f" on {len(card.dates)} dates, {card.dates[0]} to {card.dates[-1]}"
+    dates, step = report.mapped_dates
+    told = ""
+    if len(dates) > 1:
+        told = f" {'in' if step else 'on'} {period_of(dates, step)}"
+    elif dates[0]:
+        told = f" of {date_of(dates[0], step)}"
     return (
         f"{len(report.legend)} classes, mapped by the model “{card.name}” from {len(card.channels)} "
-        f"{'channel' if len(card.channels) == 1 else 'channels'}{dates}."
+        f"{'channel' if len(card.channels) == 1 else 'channels'}{told}."
     )
 
 
@@ -120,7 +155,11 @@ def _headline(report: Report) -> str:
             (
                 count(scores.get("pixels")),
                 "test pixels",
-                f"in {count(blocks)} held-out ground blocks" if blocks else "held out",
+                "held out at random"
+                if report.random_split
+                else f"in {count(blocks)} held-out ground blocks"
+                if blocks
+                else "held out",
             ),
             area,
         ]
@@ -131,9 +170,8 @@ def _headline(report: Report) -> str:
         f"the {estimates}; errors of the reference and real change count as errors of the map."
     )
     warning = scores.get("warning")
-    return "\n".join(
-        [figures, page.text(said, "small"), page.text(_sentence(str(warning)), "warning") if warning else ""]
-    )
+    warnings = [_RANDOM if report.random_split else "", _sentence(str(warning)) if warning else ""]
+    return "\n".join([figures, page.text(said, "small"), *(page.text(words, "warning") for words in warnings if words)])
 
 
 def _interval_note(score: Any) -> str:
@@ -260,6 +298,24 @@ def _confusion(report: Report) -> str:
     return page.section("Confusion matrix", page.table(head, rows, "confusion"), page.text(said, "small"))
 
 
+def _seasons(report: Report) -> str:
+    """Show the scores of every season, where they were tested apart."""
+    found: Mapping[str, Any] = report.measured.get("by_season") or (report.scores or {}).get("by_season") or {}
+    rows = []
+    for season, scores in found.items():
+        own = (scores.get("models") or {}).get(report.card.name, scores)
+        shares = [own.get(key) for key in ("overall_accuracy", "balanced_accuracy", "macro_f1")]
+        pixels = count(own.get("pixels", scores.get("pixels")))
+        rows.append(
+            [escape(season), *(page.cell(percent(value_of(score)), range_of(score)) for score in shares), pixels]
+        )
+    if not rows:
+        return ""
+    said = "The map's model on the test pixels of each season apart."
+    head = ["season", "overall", "balanced", "macro F1", "test pixels"]
+    return page.section("Season by season", page.table(head, rows), page.text(said, "small"))
+
+
 def _independent(report: Report) -> str:
     apart = (report.scores or {}).get("independent")
     found = ((apart or {}).get("models") or {}).get(report.card.name)
@@ -284,7 +340,7 @@ def _learning(report: Report) -> str:
         "In which fold each ground block was tested; every labelled block is a test block once." if report.folds else
         "Which ground was for training, validation and test."
     )  # fmt: skip
-    scene = _shown(report.shown_bands)
+    scene = _shown(report.shown_bands, date_of(report.shown_date, report.step))
     curves = "Loss by epoch on the training and the validation blocks."
     spectra = "Mean of every class in every channel, over its training pixels."
     return page.section(
@@ -300,27 +356,75 @@ def _learning(report: Report) -> str:
     )
 
 
-def _shown(bands: tuple[str, ...]) -> str:
+def _series(report: Report) -> str:
+    """Show the mean series of every class with its spread, a chart a band."""
+    series = report.series
+    if series is None:
+        return ""
+    seasons = f" All {series.seasons} seasons are taken together." if series.seasons > 1 else ""
+    said = (
+        "Each line is the mean of a class over its training pixels, the shade around it one standard deviation to "
+        f"either side.{seasons}"
+    )
+    shown = [
+        (entry.color, entry.name)
+        for entry, rows in zip(report.legend, series.means, strict=True)
+        if np.isfinite(rows).any()
+    ]
+    kind = "charts long" if series.is_long else "charts"
+    charts = [page.figure(series_chart(series, band, report.legend), series.bands[band]) for band in series.order()]
+    return page.section("Each class through time", page.text(said), page.key(shown), page.grid(kind, *charts))
+
+
+def _observed(report: Report) -> str:
+    """Show how often the ground was seen and what was filled."""
+    observed, shown = report.observed, report.pictures
+    if observed is None:
+        return ""
+    bars = ""
+    if observed.clear[1:].astype(bool).sum() > 1:
+        counts = observed.clear.copy()
+        counts[0] = 0
+        drawn = bars_chart(counts, "Share of the pixels by their number of clear observations")
+        bars = page.grid("charts bars", page.figure(drawn, "Pixels by their number of clear observations"))
+    return page.section(
+        "Clear observations",
+        *(page.text(sentence) for sentence in observed.sentences()),
+        page.grid(
+            "pair",
+            page.picture(shown.get("clear"), "Clear observations of every pixel; white was never clear."),
+            page.picture(shown.get("filled"), "Share of the steps that were filled from other dates.") or bars,
+        ),
+        bars if shown.get("filled") else "",
+    )
+
+
+def _shown(bands: tuple[str, ...], date: str = "") -> str:
+    scene = f"The scene of {date}" if date else "The scene"
     if bands == ("red", "green", "blue"):
-        return "The scene in natural colours."
+        return f"{scene} in natural colours."
     if len(set(bands)) == 1:
-        return f"The scene: channel {bands[0]}."
-    return f"The scene; red, green and blue show {', '.join(bands)}."
+        return f"{scene}: channel {bands[0]}."
+    return f"{scene}; red, green and blue show {', '.join(bands)}."
 
 
 def _origin(report: Report) -> str:
-    settings = "; ".join(f"{name} {_plain(value)}" for name, value in sorted(report.card.settings.items()))
+    card = report.card
+    settings = "; ".join(f"{name} {_plain(value)}" for name, value in sorted(card.settings.items()))
     entries = [
         ("data", report.attribution),
-        ("model's training data", report.card.attribution if report.card.attribution != report.attribution else ""),
-        ("model", f"{report.card.name}, {report.card.fingerprint}"),
-        ("channels", ", ".join(report.card.channels)),
+        ("model's training data", card.attribution if card.attribution != report.attribution else ""),
+        ("model", f"{card.name}, {card.fingerprint}"),
+        ("channels", _channels(report.card)),
+        ("dates learnt from", "" if report.mapped_dates[0] == card.dates else period_of(card.dates, card.step)),
         ("model settings", settings),
         *report.provenance.items(),
     ]
     files = [
         ("classes.tif", "class codes, Cloud-Optimized GeoTIFF with colours and names"),
         ("confidence.tif", "confidence of every pixel in percent"),
+        (CLEAR, "number of clear observations of every pixel" if report.observed else ""),
+        (FILLED, "share of filled steps in percent" if report.observed and report.observed.any_filled else ""),
         ("classes.gpkg", "polygons with class, code and hectares (mapped area)"),
         ("classes.qml", "QGIS style of both"),
         ("legend.png", "the legend as a picture"),
@@ -329,6 +433,14 @@ def _origin(report: Report) -> str:
     return page.section(
         "Licence and origin", page.facts(entries), page.heading("Files of this delivery"), page.facts(files)
     )
+
+
+def _channels(card: ModelCard) -> str:
+    """Name every channel, or of a series with all bands at all dates the bands alone."""
+    bands = tuple(dict.fromkeys(card.bands))
+    if len(card.dates) > 1 and len(card.channels) == len(bands) * len(card.dates):
+        return f"{', '.join(bands)}; each of {period_of(card.dates, card.step)}"
+    return ", ".join(card.channels)
 
 
 def _plain(value: Any) -> str:
