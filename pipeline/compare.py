@@ -79,9 +79,15 @@ ROWS: dict[str, Row] = {
     "cnn balanced": Row("cnn", BALANCED, "balanced"),
     "unet": Row("unet"),
     "unet balanced": Row("unet", BALANCED, "balanced"),
+    **{name: Row(name) for name in ("lstm", "tempcnn", "ltae", "convlstm")},
     "ensemble": Row(train.ENSEMBLE),
     "ensemble balanced": Row(train.ENSEMBLE, BALANCED, "balanced"),
 }
+
+
+def rows_of(models: tuple[str, ...]) -> tuple[str, ...]:
+    """Name the rows that an area's classifiers make, the majority class among them."""
+    return tuple(name for name, row in ROWS.items() if row.classifier in (MAJORITY, *models))
 
 
 @dataclass(frozen=True)
@@ -117,19 +123,27 @@ def run(area: Area, seeds: tuple[int, ...] = (0, 1, 2), models: tuple[str, ...] 
     Args:
         area: its tiles, classes, label and train settings are used, and its cluster where that has processes.
         seeds: of the assignments of blocks to folds; one table a number of assignments, the last one counts.
-        models: rows of the table; all by default.
+        models: rows of the table; by default those of the classifiers that the area trains.
 
     Raises:
-        SettingError: a row that there is none of.
+        SettingError: a row that there is none of, folds that are not of blocks, or a model that is given.
     """
-    names = models or tuple(ROWS)
+    if "train" not in area.configs:
+        raise SettingError(
+            "The comparison trains models, but given.model gives one; leave it out (--set given.model=)."
+        )
+    config = area.configs["train"]
+    assert isinstance(config, train.Config)
+    names = models or rows_of(config.models)
     unknown = [name for name in names if name not in ROWS]
     if unknown:
         raise SettingError(f"There is no row {unknown[0]} in the table; the rows are {', '.join(ROWS)}.")
+    _folds(area)
     run_stage(area, "tile")
     folder = area.data / FOLDER
     folder.mkdir(exist_ok=True)
-    codes = {name: _hash(_code_of(area, name)) for name in ("rf", "svm", "mlp", "cnn", "unet")}
+    kinds = {ROWS[name].classifier for name in names} - {MAJORITY, train.ENSEMBLE} | set(config.ensemble.of)
+    codes = {name: _hash(_code_of(area, name)) for name in sorted(kinds)}
     results: list[dict[str, dict[str, np.ndarray]]] = []
     for seed in seeds:
         results.append(_assignment(area, seed, names, codes))
@@ -198,7 +212,18 @@ def _train_all(area: Area, what: str, fits: list[Fit]) -> None:
 
 
 def _folds(area: Area) -> int:
-    return int(getattr(area.configs["label"], "folds", None) or FOLDS)
+    """Give the number of folds of every assignment.
+
+    Raises:
+        SettingError: the folds are no folds of blocks.
+    """
+    folds = getattr(area.configs["label"], "folds", None)
+    if folds == label.BY_YEAR:
+        raise SettingError(
+            f"label.folds is {folds}, but the comparison draws folds of blocks; give their number, such as --set "
+            f"label.folds={FOLDS}."
+        )
+    return int(folds or FOLDS)
 
 
 def _classes(area: Area) -> list[str]:

@@ -25,6 +25,8 @@ from stages.settings import Settings
 SHARED = ("title", "attribution", "grid", "classes")
 #: With a given model, the labelled stages that still make sense where the area has labels: they score the model.
 SCORING = ("label", "evaluate")
+#: Not run where the area is a table of series: there is no ground to map.
+MAPPING = ("classify", "export")
 #: Folders of `data/` that belong to no area.
 RESERVED = ("raw", "logs")
 
@@ -131,13 +133,15 @@ def build_area(root: Path, name: str, raw: dict[str, Any], stages: tuple[Stage, 
 
 
 def _skipped(settings: RunSettings, raw: Mapping[str, Any], stages: Mapping[str, Stage]) -> dict[str, str]:
-    """Say which stages a given model makes needless."""
-    if settings.given.model is None:
-        return {}
-    section = raw.get("label")
-    scored = isinstance(section, dict) and bool(section.get("file"))
-    names = [name for name in LABELLED if not (scored and name in SCORING)]
-    return {name: "the model is given" for name in names if name in stages}
+    """Say which stages a given model or a table of series makes needless."""
+    ingest, section = raw.get("ingest"), raw.get("label")
+    is_table = isinstance(ingest, dict) and bool(ingest.get("table"))
+    skipped = dict.fromkeys(MAPPING, "the area is a table of series") if is_table else {}
+    if settings.given.model is not None:
+        # A table holds its own labels.
+        scored = is_table or (isinstance(section, dict) and bool(section.get("file")))
+        skipped |= dict.fromkeys((name for name in LABELLED if not (scored and name in SCORING)), "the model is given")
+    return {name: why for name, why in skipped.items() if name in stages}
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -292,7 +296,7 @@ def _sentence(error: Any, model: type[BaseModel], values: Any, section: str, raw
     if kind == "extra_forbidden":
         where = _dotted(prefix, loc[:-1])
         holders = _models_at(model, loc[:-1])
-        if other := next((holder for holder in holders if loc[-1] in holder.model_fields), None):
+        if other := next((holder for holder in holders if loc[-1] in _named_fields(holder)), None):
             (kind,) = typing.get_args(other.model_fields["kind"].annotation)
             return f"{where}.{loc[-1]} belongs to {where}.kind {kind}; set that too, or leave {loc[-1]} out."
         known = list(_fields_of(holders))
@@ -381,14 +385,19 @@ def _models_at(model: type[BaseModel], loc: tuple[Any, ...]) -> list[type[BaseMo
     """List the settings classes of a place in a settings class, one for each kind of section that may stand there."""
     current: Any = model
     for part in loc:
-        holder = next((m for m in _models_in(current) if part in m.model_fields), None)
+        holder = next((m for m in _models_in(current) if part in _named_fields(m)), None)
         # A number counts the entries of a list, which are all of one type.
-        current = holder.model_fields[part].annotation if holder else current
+        current = _named_fields(holder)[part].annotation if holder else current
     return _models_in(current)
 
 
 def _fields_of(models: list[type[BaseModel]]) -> dict[str, FieldInfo]:
-    return {name: info for model in models for name, info in model.model_fields.items()}
+    return {name: info for model in models for name, info in _named_fields(model).items()}
+
+
+def _named_fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """List the settings of a class by the names that they have in YAML: `from` cannot name a field of Python."""
+    return {info.alias or name: info for name, info in model.model_fields.items()}
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

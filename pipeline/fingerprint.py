@@ -78,13 +78,13 @@ def hashed_config(module: ModuleType, config: BaseModel, root: Path) -> dict[str
         for part in above:
             place = place.setdefault(part, {})
         place[last] = True
-    plain: dict[str, Any] = _plain(config.model_dump(exclude=excluded), root)
+    plain: dict[str, Any] = _plain(config.model_dump(exclude=excluded, by_alias=True), root)
     return plain
 
 
 def whole_config(config: BaseModel, root: Path) -> dict[str, Any]:
     """Give every setting as plain values, for the record."""
-    plain: dict[str, Any] = _plain(config.model_dump(), root)
+    plain: dict[str, Any] = _plain(config.model_dump(by_alias=True), root)
     return plain
 
 

@@ -19,7 +19,10 @@ from pipeline.fingerprint import write_whole
 from pipeline.naming import PLACEHOLDER, RASTERS, find_layout, tokens_in
 from pipeline.palette import colors_for
 from stages.errors import ArtifactError, LabelError, SceneError, SettingError
+from stages.formats.calendar import day_of
 from stages.formats.scenes import Scenes, read_scenes
+from stages.geo.clear import GUESSES
+from stages.geo.cubes import is_cube, read_cube
 from stages.geo.frame import is_geographic, to_crs
 from stages.geo.grid import Grid
 from stages.geo.headers import Header, read_header
@@ -34,6 +37,9 @@ MAX_CLASSES = 254
 #: Classes in their order, labels on the grid, labels in all.
 Counted = tuple[tuple["Found", ...], int, int]
 MODELS = "[rf, svm, mlp, cnn, unet, ensemble]"
+#: From so many dates on they are taken as a series; over more days than this, one of monthly steps.
+SERIES, MONTHLY_DAYS = 6, 120
+SERIES_MODELS = "[rf, svm, mlp, lstm, tempcnn, ltae]"
 
 
 @dataclass(frozen=True)
@@ -100,8 +106,11 @@ def write_config(root: Path, name: str, scenes: str, labels: Path | None, field:
     if field is not None and labels is None:
         raise SettingError(f"--field {field} names a column of the labels, but there is no --labels; give both.")
     pattern, files = find_files(root, scenes)
-    headers = [read_header(path) for path in files]
-    ingest = _ingest_section(root, pattern, files, headers)
+    if any(is_cube(path) for path in files):
+        ingest = _cube_section(root, pattern, files)
+    else:
+        ingest = _ingest_section(root, pattern, files, [read_header(path) for path in files])
+    ingest |= _quality(ingest)
     table = _try_ingest(root, ingest)
     grid = _propose_grid(table)
     blocks = propose_blocks(grid)
@@ -121,6 +130,7 @@ def write_config(root: Path, name: str, scenes: str, labels: Path | None, field:
         *_ingest_text(ingest, table),
         *_tile_section(table),
         *(_label_section(root, found, blocks) if found else _given_section()),
+        *(_train_section(table) if found else []),
         "export:",
         f"  min_area: {4 * _hectares(grid):.4g}   # hectares: polygons smaller than 4 pixels join their neighbours",
         "",
@@ -147,10 +157,10 @@ def find_files(root: Path, scenes: str) -> tuple[str, list[Path]]:
     """
     for base in (root, Path.cwd()):
         pattern = str(base / scenes)
-        if Path(pattern).is_dir():
+        if Path(pattern).is_dir() and not is_cube(Path(pattern)):
             pattern += "/*"
         found = sorted(Path(p) for p in glob.glob(_spelled(pattern), recursive=True))  # noqa: PTH207
-        files = [path for path in found if path.is_file()]
+        files = [path for path in found if path.is_file() or is_cube(path)]
         rasters = [path for path in files if path.suffix.lower() in RASTERS]
         if files:
             return pattern, rasters or files
@@ -189,6 +199,30 @@ def _ingest_section(root: Path, pattern: str, files: list[Path], headers: list[H
         bands = {band: i + 1 for i, band in enumerate(band_names(headers[0]))}
     scenes: dict[str, str] = {"files": relative(root, Path(pattern))}
     return {"scenes": [scenes], "bands": bands}
+
+
+def _cube_section(root: Path, pattern: str, files: list[Path]) -> dict[str, Any]:
+    """Propose the settings of ingest for NetCDF files or Zarr folders: every variable is a band.
+
+    Raises:
+        SceneError: they hold different variables.
+    """
+    cubes = [read_cube(path) for path in files]
+    for cube in cubes[1:]:
+        if cube.names != cubes[0].names:
+            raise SceneError(
+                f"{cube.path} holds {', '.join(cube.names)} but {files[0].name} holds {', '.join(cubes[0].names)}; "
+                "give --scenes a pattern for one kind of file, and add the other to ingest.scenes afterwards."
+            )
+    if not PLACEHOLDER.search(pattern):
+        pattern = find_layout(files, False).pattern
+    return {"scenes": [{"files": relative(root, Path(pattern))}], "bands": {name: name for name in cubes[0].names}}
+
+
+def _quality(section: dict[str, Any]) -> dict[str, str]:
+    """Take a band that is called as a known quality band to say what is clear, where it is not the only one."""
+    known = [band for band in section["bands"] if any(part in band.upper() for part in GUESSES)]
+    return {"quality": known[0]} if known and len(section["bands"]) > 1 else {}
 
 
 def band_names(header: Header) -> list[str]:
@@ -230,7 +264,8 @@ def _describe(table: Scenes, grid: Grid) -> Iterator[str]:
     dates = [date for date in table.dates if date]
     span = f", {dates[0]} to {dates[-1]}" if len(dates) > 1 else f", {dates[0]}" if dates else ""
     yield (
-        f"Found {len({s.scene for s in table.sources})} scenes in {len(table.sources)} files{span}: "
+        f"Found {len({(s.date, s.scene) for s in table.sources})} scenes in "
+        f"{len({s.path for s in table.sources})} files{span}: "
         f"{len(table.bands)} bands ({', '.join(table.bands)})."
     )
     sizes = sorted({round(source.frame.metres(), 2) for source in table.sources})
@@ -478,26 +513,61 @@ def _ingest_text(section: dict[str, Any], table: Scenes) -> list[str]:
             lines.append(
                 "      # the headers' scale and offset are applied; `scale: 1` and `offset: 0` here switch that off"
             )
-    what = (
-        "band: what stands for {band}" if "{band}" in section["scenes"][0]["files"] else "band: its number in the file"
-    )
+    what = "band: its variable" if any(source.variables for source in table.sources) else "band: its number in the file"
+    if "{band}" in section["scenes"][0]["files"]:
+        what = "band: what stands for {band}"
     lines.append(f"  bands:   # {what}")
     lines += [f"    {_value(band)}: {_value(token)}" for band, token in section["bands"].items()]
+    if "quality" in section:
+        lines.append(
+            f"  quality: {_value(section['quality'])}   # says which pixels are clear; no channel of the model"
+        )
     return [*lines, ""]
 
 
 def _tile_section(table: Scenes) -> list[str]:
     """Write which dates are mapped: a scene that arrives later replaces a single one and keeps the model's inputs."""
     dates = "all" if len(table.dates) > 1 else "latest"
+    lines = ["tile:", f"  dates: {dates}   # latest maps the newest date; all makes every date an input of the model"]
+    if table.quality:
+        lines.append("  mask: {dilate: 100}   # metres kept from clouds and their shadows")
+    if is_series(table):
+        lines += [
+            "  time:",
+            f"    step: {_step(table)}   # 10 days, 1 month ...; none: the dates as acquired",
+            "    statistic: median   # of the clear observations of a step",
+            "    fill: linear   # of steps without a clear observation",
+            "  # indices: [NDVI]   # needs scale and offset, and bands called red, nir ... (or index_bands)",
+        ]
+    return [*lines, ""]
+
+
+def is_series(table: Scenes) -> bool:
+    """Tell whether scenes are a series in time rather than a few dates."""
+    return len([date for date in table.dates if len(date) == len("2024-06-01")]) >= SERIES
+
+
+def _step(table: Scenes) -> str:
+    """Choose monthly steps where there are several months."""
+    days = [day_of(date, since=table.dates[0]) for date in table.dates if date]
+    return "1 month" if days[-1] - days[0] > MONTHLY_DAYS else "none"
+
+
+def _train_section(table: Scenes) -> list[str]:
+    """Write which classifiers are trained."""
+    if not is_series(table):
+        return ["train:", f"  models: {MODELS}   # all are trained; the best on validation makes the map", ""]
     return [
-        "tile:",
-        f"  dates: {dates}   # latest maps the newest date; all makes every date an input of the model",
+        "train:",
+        f"  models: {SERIES_MODELS}   # all are trained; the best on validation makes the map",
+        "  rf: {windows: [3]}   # means and deviations of so many pixels around; every date has its own",
+        "  svm: {windows: [3]}",
         "",
     ]
 
 
 def _label_section(root: Path, labels: Labels, blocks: Blocks) -> list[str]:
-    """Write the label and train sections."""
+    """Write the label section."""
     dropped = [found.value for found in too_small(labels)]
     lines = ["label:", f"  file: {json.dumps(relative(root, labels.path), ensure_ascii=False)}"]
     if labels.field is not None:
@@ -517,7 +587,7 @@ def _label_section(root: Path, labels: Labels, blocks: Blocks) -> list[str]:
         lines.append(
             f"  ignore: [{', '.join(_value(value) for value in labels.ignored)}]   # no label: the file names no nodata"
         )
-    return [*lines, "", "train:", f"  models: {MODELS}   # all are trained; the best on validation makes the map", ""]
+    return [*lines, ""]
 
 
 def _given_section() -> list[str]:

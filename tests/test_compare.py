@@ -37,9 +37,20 @@ def test_rows_are_those_of_the_protocol() -> None:
     assert all(dict(compare.ROWS[n].changes).get("windows", "default") == () for n in ("rf", "rf balanced", "svm"))
     # The networks are trained with the area's own settings; only the rows with class weights change these.
     networks = {name: row for name, row in compare.ROWS.items() if row.is_network}
-    assert {name for name, row in networks.items() if not row.changes} == {"mlp", "cnn", "unet", "ensemble"}
+    series = {"lstm", "tempcnn", "ltae", "convlstm"}
+    assert {name for name, row in networks.items() if not row.changes} == {"mlp", "cnn", "unet", "ensemble"} | series
     assert all(row.changes in ((), (("class_weights", "balanced"),)) for row in networks.values())
     assert all(("balanced" in name) == (row.reading == "balanced") for name, row in compare.ROWS.items())
+
+
+def test_an_area_has_the_rows_of_the_classifiers_it_trains() -> None:
+    assert compare.rows_of(("rf", "lstm")) == (
+        "majority", "rf", "rf balanced", "rf context", "rf context balanced", "lstm",
+    )  # fmt: skip
+    assert set(compare.rows_of(("mlp", "ltae", "convlstm", "tempcnn"))) == {
+        "majority", "mlp", "mlp balanced", "ltae", "convlstm", "tempcnn",
+    }  # fmt: skip
+    assert "ensemble" in compare.rows_of(("cnn", "unet", "ensemble"))
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +158,20 @@ def test_a_forest_does_not_depend_on_the_code_of_networks(area: Area) -> None:
     assert not any(path.endswith(("forest.py", "vectors.py")) for path in network)
 
 
+def test_a_given_model_leaves_nothing_to_compare(area: Area) -> None:
+    given = load_area(area.root, area.name, ("given.model=elsewhere",))
+    with pytest.raises(SettingError, match=r"--set given\.model="):
+        compare.run(given)
+    assert "train" in load_area(area.root, area.name, ("given.model=elsewhere", "given.model=")).configs
+
+
 def test_an_unknown_row_is_refused_with_the_known_ones(area: Area) -> None:
     with pytest.raises(SettingError, match=r"no row unett in the table; the rows are majority, rf"):
         compare.run(area, models=("unett",))
+
+
+def test_folds_by_year_are_refused_before_anything_is_trained(area: Area, monkeypatch: pytest.MonkeyPatch) -> None:
+    by_year = {**area.configs, "label": area.configs["label"].model_copy(update={"folds": "by_year"})}
+    monkeypatch.setattr(compare, "run_stage", lambda *_: pytest.fail("a stage was run"))
+    with pytest.raises(SettingError, match=r"label\.folds is by_year, but the comparison .*--set label\.folds=5"):
+        compare.run(Area(area.name, area.root, area.settings, by_year), models=("rf",))

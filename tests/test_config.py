@@ -119,6 +119,15 @@ def test_a_missing_setting_is_named_with_its_meaning(toy: Toy) -> None:
     assert refused(toy) == "label.file is not set; this area needs it (Labels)."
 
 
+def test_a_setting_is_told_by_its_name_in_yaml(toy: Toy) -> None:
+    toy.edit("tile", "    memory: int = 1\n", '    memory: int = 1\n    start: str = Field("", alias="from")\n')
+    message = refused(toy, "tile.form=2018")
+    assert "tile.form is not a setting (did you mean tile.from?)" in message
+    assert "start" not in message
+    assert "tile.from is a list; expected" in refused(toy, "tile.from=[1]")
+    assert toy.area("tile.from='2018'").configs["tile"].start == "2018"
+
+
 def write(toy: Toy, text: str) -> None:
     (toy.root / "configs" / "a.yaml").write_text(text)
 
@@ -172,6 +181,21 @@ def test_a_given_model_leaves_out_what_makes_one(toy: Toy) -> None:
     area = toy.area()
     assert set(area.configs) == {"ingest", "tile", "classify", "export"}
     assert area.settings.given.model == toy.root / "elsewhere"
+
+
+def test_a_given_model_is_scored_on_a_table_of_series(tmp_path: Path) -> None:
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "crops.yaml").write_text("""
+classes:
+  - {name: early, labels: [early], code: 1, color: "#123456"}
+  - {name: late, labels: [late], code: 2, color: "#654321"}
+ingest: {table: {file: crops.csv, layout: wide}}
+given: {model: elsewhere}
+""")
+    area = load_area(tmp_path, "crops")
+    assert set(area.configs) == {"ingest", "tile", "label", "evaluate"}
+    assert area.skipped["train"] == "the model is given"
+    assert area.skipped["classify"] == "the area is a table of series"
 
 
 def test_a_section_that_is_not_run_is_checked_all_the_same(toy: Toy) -> None:

@@ -291,6 +291,24 @@ def test_a_series_of_one_band(tmp_path: Path, names: tuple[str, str], files: str
     assert notes[0] == "Found 2 scenes in 2 files, 2024-06-01 to 2024-07-01: 1 bands (ndvi)."
 
 
+def test_many_dates_with_a_quality_band_become_a_series(tmp_path: Path) -> None:
+    for month in range(1, 9):
+        bands = np.concatenate([noise((2, 80, 80)), np.full((1, 80, 80), 4.0)])
+        raster(tmp_path / f"s/S2_2018{month:02}15.tif", bands, names=["red", "nir", "SCL"])
+    raster(tmp_path / "labels.tif", KINDS)
+    notes = write_config(tmp_path, "mine", "s/*.tif", Path("labels.tif"), None)
+    config = loaded(tmp_path)
+    assert notes[0].endswith("2 bands (red, nir).")
+    assert config["ingest"]["quality"] == "SCL"
+    assert config["tile"]["time"] == {"step": "1 month", "statistic": "median", "fill": "linear"}
+    assert config["tile"]["mask"] == {"dilate": 100}
+    assert {"lstm", "tempcnn", "ltae"} <= set(config["train"]["models"])
+    from pipeline.config import load_area
+
+    area = load_area(tmp_path, "mine")
+    assert area.configs["train"].rf.windows == (3,)  # type: ignore[attr-defined]
+
+
 def labels_without_crs(root: Path) -> tuple[str, str | None]:
     vectors(root / "l.geojson", [square(0, 0)], kind=[1])
     vectors(root / "l.shp", [square(0, 0)], crs=None, kind=[1])
