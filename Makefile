@@ -59,16 +59,18 @@ $(CLEANS): clean-%: $(READY)
 env: $(READY) ## make .venv as requirements.lock says (every other target does, too)
 test: $(READY) ## the tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not real"
-test-real: $(READY) ## map the real sample, check the map and print its figures
+test-real: $(READY) ## map the real samples, check the maps and print their figures
 	@$(TERRASTAGE) run --area carolina
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m real -s tests/test_real.py
+	@$(TERRASTAGE) run --area romania
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m real -s tests/test_real.py tests/test_real_series.py
 check: $(READY) ## format, lint, strict types, import contracts
 	@$(BIN)/ruff format --check
 	@$(BIN)/ruff check
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 bench: $(READY) ## the benchmarks
-	@for file in tests/benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	@for name in $(basename $(notdir $(wildcard tests/benchmarks/[a-z]*.py))); do \
+	  echo "== $$name"; $(BIN)/python -m tests.benchmarks.$$name || exit 1; done
 gpu-check: $(READY) ## accelerator against CPU: parity, rates, memory
 	@$(TERRASTAGE) gpu-check
 

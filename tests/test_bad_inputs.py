@@ -24,7 +24,7 @@ from shapely.geometry import LineString, Polygon, box
 from shapely.geometry.base import BaseGeometry
 
 from tests.rasters import spoil_block
-from tests.worlds import CRS, ORIGIN, World, small_world, write_raster
+from tests.worlds import CRS, DATES, ORIGIN, World, series_world, small_world, write_fields, write_raster
 
 SCENE = Path("scenes/scene_20240601.tif")
 
@@ -32,6 +32,47 @@ SCENE = Path("scenes/scene_20240601.tif")
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> World:
     world = small_world(tmp_path_factory.mktemp("finished"), size=96, classes=2)
+    world.run("run", "label", "--area", "world")
+    return world
+
+
+@pytest.fixture(scope="module")
+def fields(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A series of one file a date and band, with its quality."""
+    import rasterio
+
+    world = series_world(tmp_path_factory.mktemp("fields"))
+    for path in sorted((world.root / "scenes").iterdir()):
+        with rasterio.open(path) as source:
+            for name, values in zip(("red", "nir", "SCL"), source.read(), strict=True):
+                write_raster(path.with_stem(f"{path.stem}_{name}"), values)
+        path.unlink()
+    world.change(ingest={
+        "scenes": [{"files": "scenes/fields_{date}_{band}.tif", "scale": 0.0001}],
+        "bands": {band: band for band in ("red", "nir", "SCL")},
+    })  # fmt: skip
+    world.run("run", "label", "--area", "world")
+    return world
+
+
+@pytest.fixture(scope="module")
+def series(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A table of series: 40 samples of three dates."""
+    world = World(tmp_path_factory.mktemp("series"), np.empty((0, 0), np.uint8))
+    rows = [
+        f"{sample},2018-0{month}-01,{('soy', 'pasture')[sample % 2]},0.{month + sample % 2},{sample}"
+        for sample in range(40)
+        for month in (3, 5, 7)
+    ]
+    (world.root / "series.csv").write_text("\n".join(["id,date,crop,ndvi,farm", *rows, ""]))
+    (world.root / "configs").mkdir()
+    (world.root / "configs" / "world.yaml").write_text("title: A table\n")
+    table = {"file": "series.csv", "layout": "long", "sample": "id", "date": "date", "label": "crop", "group": "farm"}
+    world.change(
+        classes=[{"name": crop, "labels": [crop], "code": i + 1, "color": color}
+                 for i, (crop, color) in enumerate({"soy": "#d9a441", "pasture": "#3f7f4f"}.items())],
+        ingest={"table": table},
+    )  # fmt: skip
     world.run("run", "label", "--area", "world")
     return world
 
@@ -259,7 +300,81 @@ def unreadable_yaml(world: World) -> None:
     (world.root / "configs" / "world.yaml").write_text("title: [unclosed\n")
 
 
-CASES: list[tuple[Callable[[World], None], str, list[str]]] = [
+# --- series ----------------------------------------------------------------------------------------------------------
+
+
+def file_of(world: World, text: str, band: str) -> Path:
+    return world.root / "scenes" / f"fields_{text.replace('-', '')}_{band}.tif"
+
+
+def date_that_cannot_be_read(world: World) -> None:
+    for band in ("red", "nir", "SCL"):
+        file_of(world, DATES[2], band).rename(file_of(world, "2017-13-40", band))
+
+
+def one_date_without_quality(world: World) -> None:
+    file_of(world, DATES[3], "SCL").unlink()
+
+
+def one_date_without_a_band(world: World) -> None:
+    file_of(world, DATES[3], "nir").unlink()
+
+
+def index_of_unscaled_numbers(world: World) -> None:
+    world.change(ingest={"scenes": [{"files": "scenes/fields_{date}_{band}.tif"}]})
+
+
+def bounds_beyond_every_date(world: World) -> None:
+    world.change(grid={"bounds": [700_000, 5_000_000, 701_000, 5_001_000]})
+
+
+def no_date_between(world: World) -> None:
+    world.change(tile={"time": {**world.config()["tile"]["time"], "from": 2019}})
+
+
+def misspelt_time(world: World) -> None:
+    world.change(tile={"time": {"step": "1 month", "form": 2018}})
+
+
+def labels_of_other_years(world: World) -> None:
+    write_fields(world.root / "fields.gpkg", {2009: world.truth, 2010: 1 - world.truth})
+
+
+def labels_with_a_date_that_cannot_be_read(world: World) -> None:
+    path = world.root / "fields.gpkg"
+    gpd.read_file(path).replace({"start": "2018-01-01"}, {"start": "spring"}).to_file(path)
+
+
+def labels_of_two_years_in_one_season(world: World) -> None:
+    world.change(tile={"time": {"step": "2 months", "fill": "linear"}})
+
+
+def edit(world: World, old: str, new: str) -> None:
+    path = world.root / "series.csv"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def series_of_unequal_length(world: World) -> None:
+    edit(world, "7,2018-05-01,pasture,0.6,7\n", "")
+
+
+def text_in_a_column_of_numbers(world: World) -> None:
+    edit(world, "7,2018-05-01,pasture,0.6,7", "7,2018-05-01,pasture,green,7")
+
+
+def label_of_no_class(world: World) -> None:
+    edit(world, "pasture", "meadow")
+
+
+def series_without_values(world: World) -> None:
+    for value in (3, 4, 5, 6, 7, 8):
+        edit(world, f",0.{value},", ",,")
+
+
+Case = tuple[Callable[[World], None], str, list[str]]
+CASES: list[Case] = [
     # what is done to the world, the stage asked for, words the sentence must hold
     (missing, "tile", ["scene", ".tif"]),
     (empty, "tile", ["scene_20240601.tif", "empty"]),
@@ -301,6 +416,36 @@ CASES: list[tuple[Callable[[World], None], str, list[str]]] = [
     (device_that_is_not_there, "train", ["train.device gpu", "cannot be used on this machine"]),
     (unreadable_yaml, "label", ["world.yaml"]),
 ]
+SERIES_CASES: list[Case] = [
+    (date_that_cannot_be_read, "tile", ["fields_20171340_", "20171340 is not a date"]),
+    (one_date_without_quality, "tile", ["2017-06-21 lack the quality band SCL"]),
+    (one_date_without_a_band, "tile", ["2017-06-21 lack the bands nir"]),
+    (index_of_unscaled_numbers, "tile", ["NDVI is an index of reflectances", "tile.allow_dn: true"]),
+    (bounds_beyond_every_date, "tile", ["and 35 other files do not overlap the grid"]),
+    (no_date_between, "tile", ["no scene lies between tile.time.from 2019", "from 2017-02-14 to 2018-11-07"]),
+    (
+        misspelt_time,
+        "tile",
+        ["tile.time.form is not a setting (did you mean tile.time.from?)", "step, from, to, season"],
+    ),
+    (
+        labels_of_other_years,
+        "label",
+        ["fields.gpkg are true from 2009-01-01 to 2010-12-31", "2017-01-01 to 2018-12-31"],
+    ),
+    (
+        labels_of_two_years_in_one_season,
+        "label",
+        ["1080 pixels lie under labels of several classes", "tile.time.season"],
+    ),
+    (labels_with_a_date_that_cannot_be_read, "label", ["the date 'spring' in the column of label.start"]),
+]
+TABLE_CASES: list[Case] = [
+    (series_of_unequal_length, "tile", ["sample '7' has 2 dates, sample '0' has 3"]),
+    (text_in_a_column_of_numbers, "tile", ["the text 'green' in column 'ndvi'"]),
+    (series_without_values, "tile", ["40 have no step"]),
+    (label_of_no_class, "label", ["hold the unknown class 'meadow'"]),
+]
 
 
 def refused(done: subprocess.CompletedProcess[str], words: list[str]) -> None:
@@ -312,17 +457,24 @@ def refused(done: subprocess.CompletedProcess[str], words: list[str]) -> None:
         assert word in said, said
 
 
-@pytest.mark.parametrize(("spoil", "stage", "words"), CASES, ids=[case[0].__name__ for case in CASES])
+@pytest.mark.parametrize(
+    ("world", "case"),
+    [
+        pytest.param(world, case, id=case[0].__name__)
+        for world, cases in (("finished", CASES), ("fields", SERIES_CASES), ("series", TABLE_CASES))
+        for case in cases
+    ],
+)
 def test_bad_input_gets_one_sentence_and_loses_nothing(
-    tmp_path: Path, finished: World, spoil: Callable[[World], None], stage: str, words: list[str]
+    tmp_path: Path, request: pytest.FixtureRequest, world: str, case: Case
 ) -> None:
-    root = tmp_path / "copy"
-    shutil.copytree(finished.root, root)
-    world = World(root, finished.truth)
-    before = artifacts(world)
-    spoil(world)
-    refused(world.run("run", stage, "--area", "world", check=False), words)
-    kept = artifacts(world)
+    spoil, stage, words = case
+    made: World = request.getfixturevalue(world)
+    copy = World(shutil.copytree(made.root, tmp_path / "copy"), made.truth)
+    before = artifacts(copy)
+    spoil(copy)
+    refused(copy.run("run", stage, "--area", "world", check=False), words)
+    kept = artifacts(copy)
     last = {"tile": "data/world/tiles", "label": "data/world/samples"}.get(stage, "data/world/")
     assert any(name.startswith(last) for name in before)
     assert {k: v for k, v in kept.items() if k.startswith(last)} == {
@@ -353,7 +505,7 @@ def test_nan_and_infinity_are_nodata_and_counted(tmp_path: Path) -> None:
         assert f"band {band} of {scene(world)}: {count} values are NaN or infinite" in done.stdout + done.stderr
     tiles = Tiles(world.data / "tiles")
     _, valid = tiles.read_channels(tiles.grid.whole)
-    assert sorted(zip(*np.nonzero(~valid), strict=True)) == [(3, 4), (3, 5), (5, 6)]
+    assert np.argwhere(~valid).tolist() == [[0, 3, 4], [0, 3, 5], [0, 5, 6]]
 
 
 def test_an_unwritable_data_folder_is_named(tmp_path: Path) -> None:

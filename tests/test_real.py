@@ -88,7 +88,7 @@ def test_the_chosen_model_is_far_better_than_the_majority_class() -> None:
 
 def test_the_scene_is_mapped_and_nothing_else() -> None:
     tiles = Tiles(DATA / "tiles")
-    _, valid = tiles.read_channels(tiles.grid.whole)
+    valid = tiles.read_valid(tiles.grid.whole)
     classes, confidence = read("classes.tif"), read("confidence.tif")
     assert valid.sum() == 183_418
     np.testing.assert_array_equal(classes != 255, valid)

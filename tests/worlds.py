@@ -1,10 +1,12 @@
-"""Synthetic worlds with a known truth: a scene, its labels and a config in a folder of their own."""
+"""Synthetic worlds with a known truth: scenes, their labels and a config in a folder of their own."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +129,104 @@ def small_world(root: Path, size: int = 128, classes: int = 3, seed: int = 0) ->
     """A separable world that every model maps right, quick enough for many runs."""
     truth = patchwork((size, size), classes, 16, seed)
     return make_world(root, separable(truth, seed), truth)
+
+
+# --- series ----------------------------------------------------------------------------------------------------------
+
+#: Steps of two months: May and June of the first year have two dates, its last step has none.
+DATES = (
+    "2017-02-14", "2017-04-15", "2017-06-05", "2017-06-21", "2017-07-10", "2017-09-05",
+    "2018-02-03", "2018-04-20", "2018-05-25", "2018-07-15", "2018-09-10", "2018-11-07",
+)  # fmt: skip
+#: Values of a scene classification: vegetation and cloud.
+CLEAR, CLOUD = 4, 9
+#: Row and column of a pixel that no date shows.
+NEVER_CLEAR = 5, 9
+CROPS = "soy", "pasture"
+
+
+def crops(truth: np.ndarray, dates: Sequence[str], seed: int = 0) -> dict[str, np.ndarray]:
+    """Draw scenes of fields by date: red, near infrared and their quality, uint16 (band, y, x).
+
+    Class 0 is green in summer only, class 1 all the year, in tenths of a thousandth of reflectance. Every date has
+    clouds over two squares, and over one pixel at all times.
+    """
+    rng = np.random.default_rng(seed)
+    found = {}
+    for text in dates:
+        day = date.fromisoformat(text).timetuple().tm_yday
+        green = np.where(truth == 0, np.exp(-(((day - 190) / 45) ** 2)), 0.5)
+        scene = np.stack([1500 - 1000 * green, 1500 + 3000 * green]) + rng.normal(0, 60, (2, *truth.shape))
+        cloud = np.zeros(truth.shape, bool)
+        for row, col in zip(*(rng.integers(0, side, 2) for side in truth.shape), strict=True):
+            cloud[row : row + 6, col : col + 6] = True
+        cloud[NEVER_CLEAR] = True
+        scene[:, cloud] = 9000
+        found[text] = np.concatenate([scene, np.where(cloud, CLOUD, CLEAR)[None]]).astype(np.uint16)
+    return found
+
+
+def write_scenes(root: Path, scenes: Mapping[str, np.ndarray]) -> None:
+    """Write a file a date."""
+    for text, values in scenes.items():
+        write_raster(root / "scenes" / f"fields_{text.replace('-', '')}.tif", values)
+
+
+def write_fields(path: Path, truths: Mapping[int, np.ndarray], patch: int = 8) -> None:
+    """Write a polygon a field and year, true from its first to its last day, a pixel inside the field's edge."""
+    import geopandas as gpd
+    from shapely.geometry import box
+
+    rows = []
+    for year, truth in truths.items():
+        for row, col in np.ndindex(truth.shape[0] // patch, truth.shape[1] // patch):
+            x, y = ORIGIN[0] + (col * patch + 1) * RESOLUTION, ORIGIN[1] - (row * patch + 1) * RESOLUTION
+            side = (patch - 2) * RESOLUTION
+            kind = CROPS[truth[row * patch, col * patch]]
+            rows.append((kind, f"{year}-01-01", f"{year}-12-31", box(x, y - side, x + side, y)))
+    names = ("crop", "start", "end", "geometry")
+    gpd.GeoDataFrame([dict(zip(names, row, strict=True)) for row in rows], crs=CRS).to_file(path)
+
+
+def series_world(root: Path, seed: int = 0) -> World:
+    """Write fields that are soy in one year and pasture in the other, with a scene a date and a config; cheap models.
+
+    The truth is that of the last year.
+    """
+    truth = patchwork((40, 48), 2, 8, seed)
+    years = {2017: 1 - truth, 2018: truth}
+    scenes = {}
+    for year, fields in years.items():
+        scenes |= crops(fields, [text for text in DATES if text.startswith(str(year))], seed + year)
+    write_scenes(root, scenes)
+    write_fields(root / "fields.gpkg", years)
+    config = {
+        "title": "Fields of two years",
+        "grid": {"crs": CRS, "resolution": RESOLUTION, "tile": 32},
+        "classes": [
+            {"name": crop, "labels": [crop], "code": i + 1, "color": color}
+            for i, (crop, color) in enumerate(zip(CROPS, COLORS, strict=False))
+        ],
+        "ingest": {
+            "scenes": [{"files": "scenes/fields_{date}.tif", "scale": 0.0001}],
+            "bands": {"red": 1, "nir": 2, "SCL": 3},
+            "quality": "SCL",
+        },
+        "tile": {
+            "mask": {"dilate": 10},
+            "time": {"step": "2 months", "season": "1 year", "fill": "linear"},
+            "indices": ["NDVI"],
+        },
+        "label": {"file": "fields.gpkg", "field": "crop", "start": "start", "end": "end", "block": 80, "buffer": 0,
+                  "folds": 3},
+        "train": {
+            "models": ["rf", "lstm"],
+            "rf": {"trees": 15, "windows": [], "leaf": [5]},
+            "lstm": {"hidden": 8, "epochs": 2, "steps": 15, "batch": 64, "lr": 0.01},
+        },
+        "evaluate": {"replicates": 100},
+    }  # fmt: skip
+    (root / "configs").mkdir(parents=True, exist_ok=True)
+    world = World(root, truth)
+    (root / "configs" / "world.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    return world
