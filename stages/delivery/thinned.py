@@ -43,13 +43,14 @@ def quicklook(tiles: Tiles, side: int, step: int = 0) -> tuple[np.ndarray, tuple
 
 
 def clearest(tiles: Tiles) -> int:
-    """Find the date with the most valid pixels, the first of equal ones."""
+    """Find the date with the most valid pixels; of equal ones, as after filling gaps, that in the middle."""
     if tiles.steps == 1:
         return 0
     index = tiles.read_index()
     pixels = index["height"] * index["width"]
     shares = [float((index[f"valid_{date}"] * pixels).sum()) for date in tiles.dates]
-    return int(np.argmax(shares))
+    best = np.flatnonzero(np.asarray(shares) == max(shares))
+    return int(best[len(best) // 2])
 
 
 def observed(tiles: Tiles, side: int) -> tuple[np.ndarray, np.ndarray]:
