@@ -39,7 +39,7 @@ def _row(name: str, reads: str, writes: str, purpose: str) -> Stage:
 STAGES: tuple[Stage, ...] = (
     # stage     reads                                  writes       what it does
     _row("ingest",   "",                                     "scenes",    "find, check and describe the sources; copies no pixel"),
-    _row("tile",     "scenes",                               "tiles",     "warp onto the grid, mask, mosaic; a chunked store and its index"),
+    _row("tile",     "scenes",                               "tiles",     "warp onto the grid, mask, regularise in time; a chunked store"),
     _row("label",    "tiles",                                "samples",   "burn labels, cut blocks, split; statistics of the training split only"),
     _row("select",   "tiles samples",                        "bands",     "which bands and dates to use (all by default)"),
     _row("augment",  "tiles samples bands",                  "synthetic", "rare-class samples drawn from the training split (none by default)"),
