@@ -44,7 +44,7 @@ def test_the_makefile_names_no_other_stage() -> None:
 
 def test_make_alone_lists_the_stages_with_what_they_read_and_write() -> None:
     rows = [" ".join(line.split()) for line in make().splitlines()]
-    assert "tile scenes -> tiles warp onto the grid, mask, mosaic; a chunked store and its index" in rows
+    assert "tile scenes -> tiles warp onto the grid, mask, regularise in time; a chunked store" in rows
     assert sum(" -> " in row for row in rows) == len(STAGES)
 
 
