@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
-from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import geopandas as gpd
@@ -15,28 +11,23 @@ import numpy as np
 import pytest
 import rasterio
 
-from pipeline.artifacts import Manifest, read_manifest
 from pipeline.graph import STAGES
 from stages.formats.tiles import Tiles
 from stages.geo.sieve import sieve
+from tests.real import RealArea
 from tests.test_cog import tiff_directories
 
 pytestmark = pytest.mark.real
 
-ROOT = Path(__file__).parents[1]
-DATA = ROOT / "data" / "carolina"
+AREA = RealArea("carolina")
+DATA = AREA.data
 MAP = DATA / "map"
 MIN_AREA = 0.3249  # hectares, as configs/carolina.yaml has it
 
 
-def run() -> str:
-    command = [str(Path(sys.executable).with_name("terrastage")), "--root", str(ROOT), "run", "--area", "carolina"]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=1800).stdout
-
-
 @pytest.fixture(scope="module", autouse=True)
 def summary() -> str:
-    return run()
+    return AREA.run()
 
 
 def read(name: str) -> np.ndarray:
@@ -45,21 +36,11 @@ def read(name: str) -> np.ndarray:
     return values
 
 
-def scores() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((DATA / "scores" / "scores.json").read_text())
-    return found
-
-
-def made() -> list[Manifest]:
-    found = [read_manifest(DATA / stage.writes) for stage in STAGES]
-    return [manifest for manifest in found if manifest is not None]
-
-
 def test_a_second_run_finds_all_nine_stages_up_to_date() -> None:
     started = time.monotonic()
-    rows = [line.split(maxsplit=1) for line in run().splitlines() if line.endswith("up to date")]
+    rows = [line.split(maxsplit=1) for line in AREA.run().splitlines() if line.endswith("up to date")]
     assert rows == [[stage.name, "up to date"] for stage in STAGES]
-    first, again = sum(manifest.seconds for manifest in made()), time.monotonic() - started
+    first, again = sum(manifest.seconds for manifest in AREA.made()), time.monotonic() - started
     print(f"\nstages {first:.1f} s, a second run {again:.1f} s")  # noqa: T201 - `make test-real` shows the figures
 
 
@@ -70,13 +51,13 @@ def test_the_summary_says_where_the_map_is_and_how_good(summary: str) -> None:
         assert f"data/carolina/map/{name}" in told
     chosen = json.loads((DATA / "model" / "models.json").read_text())["chosen"]
     assert f"model      {chosen}\n" in told
-    score = scores()["models"][chosen]["overall_accuracy"]
+    score = AREA.scores()["models"][chosen]["overall_accuracy"]
     assert f"{score['value']:.3f} ({score['low']:.3f} to {score['high']:.3f}) agreement with" in told
     assert "on 37,163 test pixels in 11 test blocks" in told
 
 
 def test_the_chosen_model_is_far_better_than_the_majority_class() -> None:
-    found = scores()
+    found = AREA.scores()
     accuracy = {name: entry["overall_accuracy"]["value"] for name, entry in found["models"].items()}
     chosen = json.loads((DATA / "model" / "models.json").read_text())["chosen"]
     table = ", ".join(f"{name} {value:.3f}" for name, value in accuracy.items())

@@ -2,49 +2,32 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 import rasterio
 
-from pipeline.artifacts import Manifest, read_manifest
 from pipeline.graph import STAGES
 from stages.formats.scenes import read_scenes
 from stages.formats.tiles import Tiles
 from stages.formats.weights import read_card, read_choice
+from tests.real import RealArea
 
 pytestmark = pytest.mark.real
 
-ROOT = Path(__file__).parents[1]
-DATA = ROOT / "data" / "romania"
+AREA = RealArea("romania")
+DATA = AREA.data
 MAP = DATA / "map"
 
 
 @pytest.fixture(scope="module", autouse=True)
 def again() -> str:
-    command = [str(Path(sys.executable).with_name("terrastage")), "--root", str(ROOT), "run", "--area", "romania"]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=1800).stdout
-
-
-def scores() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((DATA / "scores" / "scores.json").read_text())
-    return found
-
-
-def made() -> list[Manifest]:
-    found = [read_manifest(DATA / stage.writes) for stage in STAGES]
-    return [manifest for manifest in found if manifest is not None]
+    return AREA.run()
 
 
 def test_a_second_run_finds_all_nine_stages_up_to_date(again: str) -> None:
     rows = [line.split(maxsplit=1) for line in again.splitlines() if line.endswith("up to date")]
     assert rows == [[stage.name, "up to date"] for stage in STAGES]
-    print(f"\nstages {sum(manifest.seconds for manifest in made()):.1f} s")  # noqa: T201
+    print(f"\nstages {sum(manifest.seconds for manifest in AREA.made()):.1f} s")  # noqa: T201
 
 
 def test_all_dates_are_found_and_those_of_the_year_are_regularised() -> None:
@@ -64,7 +47,7 @@ def test_all_dates_are_found_and_those_of_the_year_are_regularised() -> None:
 
 
 def test_models_agree_with_the_reference_as_others_found() -> None:
-    found, chosen = scores(), read_choice(DATA / "model")["chosen"]
+    found, chosen = AREA.scores(), read_choice(DATA / "model")["chosen"]
     accuracy = {name: entry["overall_accuracy"]["value"] for name, entry in found["models"].items()}
     table = ", ".join(f"{name} {value:.3f}" for name, value in accuracy.items())
     print(f"\n{chosen} makes the map; overall accuracy {table}")  # noqa: T201
