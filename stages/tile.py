@@ -42,6 +42,8 @@ DONE = ".done"
 OF_SCENES = ("grid", "resampling", "dates", "mask", "time")
 #: Tasks handed out at once.
 WAVE = 32
+#: Rows of tiles for which a file stays open, and blocks of it decoded: neighbouring rows need the same ones.
+ROWS = 4
 #: Bytes of decoded blocks that GDAL may keep.
 CACHE = 256 * 1024 * 1024
 
@@ -309,7 +311,7 @@ def _reading(group: Sequence[tuple[int, int, Window]]) -> Any:
     """Prepare for reading what some tiles of a row need."""
     import rasterio
 
-    OPENED.keep_for(group[0][0])
+    OPENED.keep_for(group[0][0] // ROWS)
     return rasterio.Env(GDAL_CACHEMAX=CACHE)
 
 

@@ -45,6 +45,12 @@ def _transformer(source: str, target: str) -> Any:
     return Transformer.from_crs(source, target, always_xy=True)
 
 
+def transformed(source: str, target: str, xs: np.ndarray, ys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Take points from one CRS to another, longitudes as they come out; infinite where the target has no place."""
+    xs, ys = _transformer(source, target).transform(xs, ys)
+    return xs, ys
+
+
 def to_crs(source: str, target: str, xs: np.ndarray, ys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Take points from one CRS to another; longitudes stay within half a turn of the first point's.
 
@@ -52,7 +58,7 @@ def to_crs(source: str, target: str, xs: np.ndarray, ys: np.ndarray) -> tuple[np
     """
     if same_crs(source, target):
         return xs, ys
-    xs, ys = _transformer(source, target).transform(xs, ys)
+    xs, ys = transformed(source, target, xs, ys)
     if is_geographic(target) and np.isfinite(xs).any():
         first = xs[np.isfinite(xs)].ravel()[0]
         xs = np.where(np.isfinite(xs), first + (xs - first + 180.0) % 360.0 - 180.0, xs)

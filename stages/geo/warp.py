@@ -14,15 +14,26 @@ import numpy as np
 
 from stages.errors import SceneError
 from stages.geo.cubes import read_layers
-from stages.geo.frame import Frame, is_geographic, to_crs
+from stages.geo.frame import Frame, to_crs
 from stages.geo.grid import Grid, Window
 from stages.geo.headers import reason
-from stages.geo.resample import resample, touched
+from stages.geo.positions import positions
+from stages.geo.resample import (
+    ENOUGH,
+    NOISE,
+    Laid,
+    kind_of,
+    lay_kernel,
+    resample_bands,
+    shares,
+    touching,
+    touching_method,
+)
 
 #: Source values (bands times pixels) read at once; a window that needs more is cut in halves.
 MAX_VALUES = 16_000_000
-#: Source pixels around the outermost positions that any kernel reaches.
-REACH = 3
+#: Source pixels around the outermost positions that a kernel reaches.
+REACH = {"nearest": 1, "bilinear": 1, "cubic": 2, "average": 0}
 #: Raster files that a thread keeps open: all dates of a stacked file are read from one opening.
 MAX_OPEN = 16
 
@@ -93,12 +104,18 @@ def warp(layers: Layers, grid: Grid, window: Window) -> Patch:
     Raises:
         SceneError: the file is gone, or pixels of it cannot be read.
     """
-    patch = Patch.empty(len(layers.indexes), (window.height, window.width))
+    patch: Patch | None = None
     for part, needed in _parts(layers, grid, window):
-        _fill(patch, part.within(window), _warp_part(_read(layers, needed), layers, grid, part, needed))
-    factor = np.asarray(layers.scale)[:, None, None], np.asarray(layers.offset)[:, None, None]
-    if any(scale != 1 for scale in layers.scale) or any(layers.offset):
-        patch.values = np.where(patch.valid, patch.values * factor[0] + factor[1], 0.0).astype(np.float32)
+        found = _warp_part(_read(layers, needed), layers, grid, part, needed)
+        if part == window:
+            patch = found
+        else:
+            patch = patch or Patch.empty(len(layers.indexes), (window.height, window.width))
+            _fill(patch, part.within(window), found)
+    patch = patch or Patch.empty(len(layers.indexes), (window.height, window.width))
+    for values, valid, scale, offset in zip(patch.values, patch.valid, layers.scale, layers.offset, strict=True):
+        if scale != 1 or offset != 0:
+            np.copyto(values, values * np.float64(scale) + offset, where=valid, casting="same_kind")
     return patch
 
 
@@ -125,9 +142,9 @@ def warp_clear(
             place = _place(needed, aligned).within(window)
             seen[place], known[place] = ~unclear, data
             continue
-        place, rows, cols = part.within(window), *_positions_in(layers, grid, part, needed)
-        _, known[place] = resample(np.zeros(data.shape), data, rows, cols, layers.method)
-        seen[place] = known[place] & ~touched(unclear, rows, cols, layers.method)
+        place = part.within(window)
+        known[place] = shares(data[None], _laid(layers, grid, part, needed, "float32"))[0] >= ENOUGH - NOISE
+        seen[place] = known[place] & ~_touched(unclear, layers, grid, part, needed)
     return seen, known
 
 
@@ -157,8 +174,11 @@ def _read(layers: Layers, window: Window) -> Pixels:
 
 def judged(bands: Sequence[np.ndarray], nodata: Sequence[float | None], masked: np.ndarray | None) -> Pixels:
     """Tell which values of bands (y, x) are valid, which are masked and which are broken."""
-    valid = np.stack([is_data(band, empty) for band, empty in zip(bands, nodata, strict=True)])
-    values, broken = np.stack(bands), np.zeros_like(valid)
+    values = bands if isinstance(bands, np.ndarray) else np.stack(bands)
+    valid = np.empty(values.shape, bool)
+    for one, band, empty in zip(valid, values, nodata, strict=True):
+        one[:] = is_data(band, empty)
+    broken = np.zeros_like(valid)
     if values.dtype.kind == "f":
         # What float32, the type of the tiles, cannot hold is as good as infinite.
         broken = valid & ~(np.abs(values) <= np.finfo(np.float32).max)
@@ -212,10 +232,10 @@ class Opened(threading.local):
         self.row = -1
 
     def keep_for(self, row: int) -> None:
-        """Begin with some tiles of a row: what was opened for another row is closed.
+        """Begin with some tiles of a band of rows: what was opened for another band is closed.
 
-        GDAL keeps the decoded blocks of an open file. They are of use along a row of tiles, as a striped file's blocks
-        reach all over it, but kept any longer they would grow with the height of the area.
+        GDAL keeps the decoded blocks of an open file. They are of use along and between neighbouring rows of tiles, as
+        blocks reach over several, but kept any longer they would grow with the height of the area.
         """
         if row != self.row:
             for path in list(self.datasets):
@@ -256,34 +276,31 @@ class Opened(threading.local):
 OPENED = Opened()
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=4)
 def _positions(frame: Frame, grid: Grid, window: Window, corners: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns in the source of a window's pixel centres (y, x), or of their corners (y + 1, x + 1)."""
-    start, more = (0.0, 1) if corners else (0.5, 0)
-    cols, rows = np.meshgrid(
-        window.col + start + np.arange(window.width + more), window.row + start + np.arange(window.height + more)
-    )
-    xs, ys = grid.left + cols * grid.resolution, grid.top - rows * grid.resolution
-    xs, ys = to_crs(grid.crs, frame.crs, xs, ys)
-    return _pixels_of(frame, xs, ys)
+    """Remember the positions of a window: its kernel is laid at them as soon as it is known what must be read."""
+    return positions(frame, grid, window, corners)
 
 
-def _pixels_of(frame: Frame, xs: np.ndarray, ys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of a raster at coordinates of its CRS, which may be turns of longitude away."""
-    a, b, c, d, e, f = frame.transform[:6]
-    if is_geographic(frame.crs):
-        centre = a * frame.width / 2 + b * frame.height / 2 + c
-        # Just short of half a turn, so that the far edge of a raster of the whole globe stays on its side.
-        xs = xs - 360.0 * np.round((xs - centre) / 360.0 * (1 - 1e-9))
-    # Taken from the raster's corner, so that large coordinates leave no rounding behind.
-    xs, ys = xs - c, ys - f
-    return (a * ys - d * xs) / (a * e - b * d), (e * xs - b * ys) / (a * e - b * d)
+@lru_cache(maxsize=8)
+def _laid_at(frame: Frame, grid: Grid, places: tuple[Window, Window], method: str, kind: str) -> Laid:
+    """Lay the kernel of a window on a part of the source, once for all files and dates that lie there."""
+    window, needed = places
+    rows, cols = _positions(frame, grid, window, method == "average")
+    return lay_kernel(rows - needed.row, cols - needed.col, (needed.height, needed.width), method, kind)
 
 
-def _positions_in(layers: Layers, grid: Grid, window: Window, needed: Window) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of a window's pixels, as its kernel takes them, in a part of the source."""
-    rows, cols = _positions(layers.frame, grid, window, layers.method == "average")
-    return rows - needed.row, cols - needed.col
+def _laid(layers: Layers, grid: Grid, window: Window, needed: Window, kind: str) -> Laid:
+    """Lay the kernel of a window on what was read of the source."""
+    return _laid_at(layers.frame, grid, (window, needed), layers.method, kind)
+
+
+def _touched(masked: np.ndarray, layers: Layers, grid: Grid, window: Window, needed: Window) -> np.ndarray:
+    """Tell which pixels of a window look at a masked one: masked bool (h, w) -> bool (y, x)."""
+    if not masked.any():
+        return np.zeros((window.height, window.width), bool)
+    method = touching_method(layers.method)
+    return touching(masked, _laid_at(layers.frame, grid, (window, needed), method, "float32"))
 
 
 def _place(needed: Window, aligned: tuple[int, int]) -> Window:
@@ -317,42 +334,65 @@ def _needed(layers: Layers, grid: Grid, window: Window) -> Window | None:
     """Find the source pixels that a window needs, None where the source does not reach it."""
     frame = layers.frame
     aligned = frame.offset(grid)
-    if aligned is not None:
-        top, left = window.row - aligned[0], window.col - aligned[1]
-        bottom, right = top + window.height, left + window.width
-    else:
-        rows, cols = _positions(frame, grid, window, True)
-        known = np.isfinite(rows) & np.isfinite(cols)
-        if not known.any():
+    if aligned is None:
+        return _reached(frame, grid, window, layers.method)
+    top, left = window.row - aligned[0], window.col - aligned[1]
+    return _clipped(frame, top, left, top + window.height, left + window.width)
+
+
+@lru_cache(maxsize=256)
+def _reached(frame: Frame, grid: Grid, window: Window, method: str) -> Window | None:
+    """Find the source pixels that a kernel looks at on a window, None where there are none."""
+    sides = []
+    for at in _positions(frame, grid, window, method == "average"):
+        known = at if np.isfinite(at).all() else at[np.isfinite(at)]
+        if not known.size:
             return None
-        top, left = int(np.floor(rows[known].min())) - REACH, int(np.floor(cols[known].min())) - REACH
-        bottom, right = int(np.ceil(rows[known].max())) + REACH, int(np.ceil(cols[known].max())) + REACH
+        # Edges that lie on one another but for rounding do not make one more row of blocks to be unpacked.
+        first, last = np.floor(known.min() + NOISE), np.ceil(known.max() - NOISE)
+        sides.append((int(first) - REACH[method], int(last) + REACH[method]))
+    (top, bottom), (left, right) = sides
+    return _clipped(frame, top, left, bottom, right)
+
+
+def _clipped(frame: Frame, top: int, left: int, bottom: int, right: int) -> Window | None:
+    """Clip rows and columns to a raster, None where nothing is left."""
     top, left, bottom, right = max(0, top), max(0, left), min(frame.height, bottom), min(frame.width, right)
     return Window(top, left, bottom - top, right - left) if bottom > top and right > left else None
 
 
 def _warp_part(source: Pixels, layers: Layers, grid: Grid, window: Window, needed: Window) -> Patch:
     """Bring what was read for one window onto it, unscaled."""
-    patch = Patch.empty(len(layers.indexes), (window.height, window.width))
     aligned = layers.frame.offset(grid)
+    patch = Patch.empty(len(layers.indexes), (window.height, window.width))
     if aligned is not None:
         place = _place(needed, aligned).within(window)
-        patch.values[(..., *place)] = np.where(source.valid, source.values, 0)
+        every = bool(source.valid.all())
+        np.copyto(patch.values[(..., *place)], source.values, where=every or source.valid, casting="unsafe")
         patch.valid[(..., *place)] = source.valid
     else:
-        rows, cols = _positions_in(layers, grid, window, needed)
-        for i, (values, valid) in enumerate(zip(source.values, source.valid, strict=True)):
-            found = resample(values, valid, rows, cols, layers.method)
-            patch.values[i], patch.valid[i] = found
-        if source.masked is not None:
-            patch.valid &= ~touched(source.masked, rows, cols, layers.method)
+        laid = _laid(layers, grid, window, needed, kind_of(source.values.dtype))
+        values, patch.valid = resample_bands(source.values, source.valid, laid)
+        patch.values = values.astype(np.float32, copy=False)
+        if source.masked is not None and (touched := _touched(source.masked, layers, grid, window, needed)).any():
+            patch.valid = patch.valid & ~touched
             patch.values[~patch.valid] = 0
     for i, valid in enumerate(source.valid):
-        if valid.any():
-            patch.low[i], patch.high[i] = source.values[i][valid].min(), source.values[i][valid].max()
+        patch.low[i], patch.high[i] = _range(source.values[i], valid)
         if source.broken[i].any():
             patch.broken[i] = _count_on(source.broken[i], needed, layers.frame, grid, window)
     return patch
+
+
+def _range(values: np.ndarray, valid: np.ndarray) -> tuple[float, float]:
+    """Find the least and the greatest valid value; infinite, the wrong way round, where there is none."""
+    if valid.all():
+        return float(values.min()), float(values.max())
+    if not valid.any():
+        return np.inf, -np.inf
+    # Not by picking out the valid ones, which takes ten times as long: any of them takes the place of all others.
+    kept = np.where(valid, values, values[np.unravel_index(valid.argmax(), valid.shape)])
+    return float(kept.min()), float(kept.max())
 
 
 def _count_on(found: np.ndarray, place: Window, frame: Frame, grid: Grid, window: Window) -> int:
