@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from stages.formats.calendar import day_of
+from stages.formats.chunks import Chunks
 from stages.geo.grid import Grid, Window
 
 STORE = "cube.zarr"
@@ -41,9 +42,10 @@ class Tiles:
         #: Acquisitions and regularised steps; "" where the dates are those of the acquisitions.
         self.step: str = meta["step"]
         self._arrays: Any = None
+        self._chunks: dict[str, Chunks] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_arrays": None}
+        return {**self.__dict__, "_arrays": None, "_chunks": {}}
 
     def of(self, season: int) -> Tiles:
         """Open the same store at another season, counted from the earliest."""
@@ -61,12 +63,12 @@ class Tiles:
     @property
     def dates(self) -> tuple[str, ...]:
         """Dates of the season, in order: of an acquisition, or the first day of a step."""
-        return self._dates[self._time]
+        return self._dates[self._time.start : self._time.stop]
 
     @property
     def days(self) -> tuple[float, ...]:
         """Days of the season's steps since 1 January of the year of its first: of acquisitions, or mid-step."""
-        return self._days[self._time]
+        return self._days[self._time.start : self._time.stop]
 
     @property
     def span(self) -> tuple[str, str]:
@@ -79,8 +81,8 @@ class Tiles:
         return (self.folder / TABLE).is_file()
 
     @property
-    def _time(self) -> slice:
-        return slice(self.season * self.steps, (self.season + 1) * self.steps)
+    def _time(self) -> range:
+        return range(self.season * self.steps, (self.season + 1) * self.steps)
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -136,6 +138,15 @@ class Tiles:
             self._arrays = zarr.open_group(self.folder / STORE, mode="r+")
         return self._arrays
 
+    def _read(self, name: str, dates: range, window: Window) -> np.ndarray:
+        """Read some dates, or seasons, of one of the store's arrays."""
+        return self._chunks_of(name).read(dates, window)
+
+    def _chunks_of(self, name: str) -> Chunks:
+        if name not in self._chunks:
+            self._chunks[name] = Chunks(self._open()[name])
+        return self._chunks[name]
+
     def write(
         self, window: Window, cube: np.ndarray, valid: np.ndarray, clear: np.ndarray | None = None,
         filled: np.ndarray | None = None,
@@ -149,29 +160,23 @@ class Tiles:
             clear: clear observations a pixel had, (season, y, x); by default the number of its valid dates.
             filled: steps that were filled, in per cent, (season, y, x); none by default.
         """
-        arrays, place = self._open(), (..., *window.slices)
-        arrays["cube"][place] = np.where(valid[:, None], cube, np.float32(0.0))
-        arrays["valid"][place] = valid
+        shown = cube if valid.all() else np.where(valid[:, None], cube, np.float32(0.0))
+        self._chunks_of("cube").write(window, shown)
+        self._chunks_of("valid").write(window, valid)
         if clear is None:
             clear = valid.reshape(self.seasons, self.steps, *valid.shape[1:]).sum(axis=1)
-        arrays["clear"][place] = clear.astype(np.uint16)
+        self._chunks_of("clear").write(window, clear.astype(np.uint16))
         if filled is not None:
-            arrays["filled"][place] = filled.astype(np.uint8)
+            self._chunks_of("filled").write(window, filled.astype(np.uint8))
 
     def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """Read any window: float32 (time, band, y, x), 0 where invalid, and bool (time, y, x)."""
-        arrays = self._open()
-        place = (self._time, Ellipsis, *window.slices)
-        cube: np.ndarray = arrays["cube"][place]
-        valid: np.ndarray = arrays["valid"][place]
-        return cube, valid
+        return self._read("cube", self._time, window), self._read("valid", self._time, window)
 
     def read_step(self, window: Window, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Read one step of the season: float32 (band, y, x), 0 where invalid, and bool (y, x)."""
-        arrays, place = self._open(), (self._time.start + step, Ellipsis, *window.slices)
-        cube: np.ndarray = arrays["cube"][place]
-        valid: np.ndarray = arrays["valid"][place]
-        return cube, valid
+        date = self._time[step : step + 1]
+        return self._read("cube", date, window)[0], self._read("valid", date, window)[0]
 
     def read_channels(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """Read a window as a model takes it: float32 (channel, y, x), 0 where invalid, and bool (time, y, x)."""
@@ -180,15 +185,12 @@ class Tiles:
 
     def read_valid(self, window: Window) -> np.ndarray:
         """Read where a pixel can be mapped, which it can if any date of it is valid: bool (y, x)."""
-        valid: np.ndarray = self._open()["valid"][(self._time, *window.slices)]
-        return np.asarray(valid.any(axis=0))
+        return np.asarray(self._read("valid", self._time, window).any(axis=0))
 
     def read_clear(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """Read how many clear observations a pixel had, and the share of its steps that was filled, in per cent."""
-        arrays, place = self._open(), (self.season, *window.slices)
-        clear: np.ndarray = arrays["clear"][place]
-        filled: np.ndarray = arrays["filled"][place]
-        return clear, filled
+        season = range(self.season, self.season + 1)
+        return self._read("clear", season, window)[0], self._read("filled", season, window)[0]
 
     def write_index(self, rows: list[dict[str, Any]]) -> None:
         """Write the index: one row a tile with row, col, bounds and the valid share of every date."""
