@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from stages.models.classifier import Classifier, Normalise, with_validity
-from stages.models.cnn import PatchCNN
 from stages.models.context import Context, window_mean
 from stages.models.layers import ValidBatchNorm, double, halve, mask_pyramid
 from stages.models.table import NETWORKS
@@ -128,22 +127,6 @@ def test_moving_the_image_by_the_stride_moves_the_map(kind: str) -> None:
     )  # fmt: skip
 
 
-def test_the_margin_is_as_far_as_a_pixel_is_felt(kind: str) -> None:
-    net = network(kind, dropout=0.0).eval()
-    size = 2 * net.margin + net.stride + 9
-    size += -size % net.stride
-    image = torch.randn(1, CHANNELS + 1, size, size)
-    image[:, -1] = 1.0
-    image.requires_grad_()
-    middle = size // 2
-    for pixel in range(middle, middle + net.stride):  # a pixel's place in the coarsest square matters
-        image.grad = None
-        net(image)[0, :, pixel, pixel].sum().backward()
-        assert image.grad is not None
-        reached = np.argwhere(image.grad[0].abs().sum(0).numpy() > 0)
-        assert max(abs(reached - pixel).max(), 0) <= net.margin
-
-
 def test_what_is_invalid_is_as_if_it_were_cut_off(kind: str) -> None:
     frame = framed(kind)
     image, valid = scene(1, 16, 16)
@@ -161,18 +144,6 @@ def test_values_under_a_mask_are_never_read(kind: str) -> None:
     other = torch.where(valid > 0, image, torch.full_like(image, 123.0))
     with torch.no_grad():
         assert torch.equal(frame(image, valid), frame(other, valid))
-
-
-def test_the_patch_network_is_exactly_its_patch() -> None:
-    net: PatchCNN = network("cnn").eval()
-    image = torch.randn(1, CHANNELS + 1, 20, 20)
-    side = 2 * net.margin + 1
-    with torch.no_grad():
-        whole = net(image)
-        for row, col in ((3, 3), (9, 12), (16, 16)):
-            patch = image[..., row - 3 : row + 4, col - 3 : col + 4]
-            assert patch.shape[-1] == side
-            torch.testing.assert_close(net.of_patches(patch)[0, :, 0, 0], whole[0, :, row, col], atol=1e-5, rtol=1e-5)
 
 
 def test_statistics_of_the_normalisation_are_of_valid_pixels_only() -> None:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stages.models.layers import Convolution
+from stages.models.reach import Sighted
 
 
 def centre(features: Tensor, pixels: int) -> Tensor:
@@ -14,7 +15,7 @@ def centre(features: Tensor, pixels: int) -> Tensor:
     return features[..., pixels : features.shape[-2] - pixels, pixels : features.shape[-1] - pixels]
 
 
-class PatchCNN(nn.Module):
+class PatchCNN(Sighted):
     """Label of a patch's middle pixel from convolutions without padding (LeCun et al. 1998).
 
     Dilated convolutions widen the patch without pooling (Yu and Koltun 2016), so the network can slide over a
@@ -25,16 +26,15 @@ class PatchCNN(nn.Module):
     Takes (n, channels + 1, y, x), the last channel being the validity, and gives logits (n, classes, y, x).
     """
 
-    stride = 1
-
     def __init__(
         self, channels: int, classes: int, width: int = 32, dilations: tuple[int, ...] = (1, 1, 1, 2, 2),
         dropout: float = 0.1,
     ) -> None:  # fmt: skip
-        super().__init__()
+        super().__init__(channels + 1)
         #: A 3 x 3 convolution reaches as far as its dilation.
         self.reaches = tuple(dilations)
-        self.margin = sum(dilations)
+        #: What all layers together cut off every side.
+        self.rim = sum(dilations)
         inputs = [channels + 1, *[width] * (len(dilations) - 1)]
         self.pixel = Convolution(channels + 1, width, 1)
         self.layers = nn.ModuleList(
@@ -46,18 +46,18 @@ class PatchCNN(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits of every pixel; beyond the image's edge is taken as invalid."""
-        image = functional.pad(image, [self.margin] * 4)
+        image = functional.pad(image, [self.rim] * 4)
         return self.of_patches(image)
 
     def of_patches(self, image: Tensor) -> Tensor:
-        """Logits of the pixels that have a whole patch: (n, channels + 1, y, x) -> (n, classes, y - 2m, x - 2m)."""
-        features, left = image, self.margin
+        """Logits of the pixels with a whole patch: (n, channels + 1, y, x) -> (n, classes, y - 2 rim, x - 2 rim)."""
+        features, left = image, self.rim
         seen = [self.pixel(centre(image, left), centre(image[:, -1:], left))]
         for layer, reach in zip(self.layers, self.reaches, strict=True):
             left -= reach
-            valid = centre(image[:, -1:], self.margin - left)
+            valid = centre(image[:, -1:], self.rim - left)
             features = self.drop(layer(features, valid))
             seen.append(centre(features, left))
-        valid = centre(image[:, -1:], self.margin)
+        valid = centre(image[:, -1:], self.rim)
         logits: Tensor = self.head(self.drop(self.mix(torch.cat(seen, dim=1), valid)))
         return logits

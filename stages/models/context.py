@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from stages.models.reach import Sighted
+
 
 def window_mean(features: Tensor, side: int) -> Tensor:
     """Sum over a ``side`` x ``side`` window divided by its size, 0 beyond the edge; separable, so side + side adds."""
@@ -14,7 +16,7 @@ def window_mean(features: Tensor, side: int) -> Tensor:
     return functional.avg_pool2d(rows, (1, side), stride=1, padding=(0, reach))
 
 
-class Context(nn.Module):
+class Context(Sighted):
     """Each channel, then its mean and deviation over the valid pixels of every window.
 
     Takes (n, channels + 1, y, x), the last channel being the validity, and gives (n, features, y, x) with
@@ -22,10 +24,9 @@ class Context(nn.Module):
     """
 
     def __init__(self, channels: int, windows: tuple[int, ...]) -> None:
-        super().__init__()
+        super().__init__(channels + 1)
         self.windows = tuple(windows)
         self.features = channels * (1 + 2 * len(windows))
-        self.margin = max(windows, default=1) // 2
 
     def forward(self, image: Tensor) -> Tensor:
         """Features of every pixel."""

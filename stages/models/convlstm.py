@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from stages.models.reach import Sighted
 from stages.models.series import CERTAIN
 
 
@@ -37,7 +38,7 @@ class Sweep(nn.Module):
         return h
 
 
-class ConvLSTM(nn.Module):
+class ConvLSTM(Sighted):
     """A convolutional LSTM over dated images, read after the last step (Shi et al. 2015).
 
     The input of a step is its bands, its validity and the sine and cosine of its day of the year, all of them 0
@@ -49,19 +50,16 @@ class ConvLSTM(nn.Module):
         ValueError: an even kernel, which has no middle.
     """
 
-    stride = 1
     series = True
 
     def __init__(
         self, bands: int, steps: int, classes: int, *, hidden: int = 32, kernel: int = 3,
         bidirectional: bool = False, dropout: float = 0.1, forget_bias: float = 1.0,
     ) -> None:  # fmt: skip
-        super().__init__()
+        super().__init__(steps * bands, steps)
         if kernel % 2 == 0:
             raise ValueError(f"kernel is {kernel}, but must be odd, so that a pixel is in the middle.")
         self.bands, self.steps = bands, steps
-        #: Every step's convolution carries what is seen half a kernel further.
-        self.margin = steps * (kernel // 2)
         ways = (False, True) if bidirectional else (False,)
         self.sweeps = nn.ModuleList(Sweep(bands + 3, hidden, kernel, forget_bias, back) for back in ways)
         self.drop = nn.Dropout2d(dropout)

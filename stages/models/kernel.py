@@ -31,8 +31,6 @@ class KernelMachine(nn.Module):
         self.context = context
         self.classes = classes
         self.gamma = gamma
-        self.margin = context.margin
-        self.stride = 1
         #: Kernel values held at once are pixels * chunk.
         self.chunk = 256
         for name, shape in {
@@ -41,6 +39,16 @@ class KernelMachine(nn.Module):
             "absent": (classes,), "gain": (1,),
         }.items():  # fmt: skip
             self.register_buffer(name, torch.zeros(shape))
+
+    @property
+    def margin(self) -> int:
+        """Pixels around a pixel that its values depend on: those of its features."""
+        return self.context.margin
+
+    @property
+    def stride(self) -> int:
+        """Pixels by whose multiples an image may be moved: as of its features."""
+        return self.context.stride
 
     def forward(self, image: Tensor) -> Tensor:
         """(n, channels + 1, y, x) -> (n, classes, y, x)."""

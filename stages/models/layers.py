@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 
@@ -25,8 +27,33 @@ def double(features: Tensor) -> Tensor:
     return functional.interpolate(features, scale_factor=2.0, mode="nearest")
 
 
+class _Summed(torch.autograd.Function):
+    """Sum over the processes of a training; each one's share of the gradient is the sum of all gradients of the sum."""
+
+    @staticmethod
+    def forward(_: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(total)
+        return total
+
+
+def summed(values: Tensor) -> Tensor:
+    """Sum over all processes that train the same network, or give the values themselves where there is one."""
+    several = distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+    total: Tensor = _Summed.apply(values) if several else values
+    return total
+
+
 class ValidBatchNorm(nn.Module):
     """Batch normalisation whose statistics are of the valid pixels only (after Ioffe and Szegedy 2015).
+
+    Of several processes that share a batch, each normalises by the statistics of the whole.
 
     A training chip at the rim of the training blocks may be mostly hidden; with the ordinary layer the hidden
     zeros would enter mean and deviation, and a map, where nothing is hidden, would be read on another scale.
@@ -50,9 +77,9 @@ class ValidBatchNorm(nn.Module):
         return features * gain[None, :, None, None] + (self.shift - mean * gain)[None, :, None, None]
 
     def _batch(self, features: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        count = valid.sum().clamp(min=1.0)
-        mean = (features * valid).sum((0, 2, 3)) / count
-        variance = ((features - mean[None, :, None, None]).square() * valid).sum((0, 2, 3)) / count
+        count = summed(valid.sum()).clamp(min=1.0)
+        mean = summed((features * valid).sum((0, 2, 3))) / count
+        variance = summed(((features - mean[None, :, None, None]).square() * valid).sum((0, 2, 3))) / count
         with torch.no_grad():
             self.mean.lerp_(mean, self.momentum)
             self.variance.lerp_(variance, self.momentum)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stages.models.layers import ValidBatchNorm
+from stages.models.reach import Sighted
 from stages.models.series import CERTAIN, Columns, as_image, columns
 
 #: Longest period of the positional encoding, in days over 2 pi, as in the paper.
@@ -28,7 +29,7 @@ class Dense(nn.Module):
         return functional.relu(self.normalise(self.mix(features), valid))
 
 
-class LTAE(nn.Module):
+class LTAE(Sighted):
     """Attention over time with one learned query a head (Garnot and Landrieu 2020).
 
     A pixel's bands at every step are embedded (the paper's spectral encoder, here of one pixel) and marked with
@@ -42,15 +43,13 @@ class LTAE(nn.Module):
     """
 
     frequencies: Tensor
-    margin = 0
-    stride = 1
     series = True
 
     def __init__(
         self, bands: int, steps: int, classes: int, *, n_head: int = 16, d_k: int = 8, d_model: int = 128,
         embedding: int = 64, decoder: int = 64, dropout: float = 0.2,
     ) -> None:  # fmt: skip
-        super().__init__()
+        super().__init__(steps * bands, steps)
         if d_model % (2 * n_head):
             raise ValueError(
                 f"d_model is {d_model}, but must be a multiple of {2 * n_head}, twice the number of heads."

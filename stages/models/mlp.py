@@ -7,19 +7,17 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from stages.models.layers import Convolution
+from stages.models.reach import Sighted
 
 
-class MLP(nn.Module):
+class MLP(Sighted):
     """Hidden layers applied to every pixel alike, as 1 x 1 convolutions (Rumelhart, Hinton and Williams 1986).
 
     Takes (n, channels + 1, y, x), the last channel being the validity, and gives logits (n, classes, y, x).
     """
 
-    margin = 0
-    stride = 1
-
     def __init__(self, channels: int, classes: int, width: int = 64, dropout: float = 0.1, layers: int = 2) -> None:
-        super().__init__()
+        super().__init__(channels + 1)
         inputs = [channels + 1, *[width] * layers]
         self.hidden = nn.ModuleList(Convolution(a, b, 1) for a, b in pairwise(inputs))
         self.drop = nn.Dropout(dropout)

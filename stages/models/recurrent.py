@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from stages.models.reach import Sighted
 from stages.models.series import CERTAIN, Columns, as_image, columns, dated, linear
 
 State = tuple[Tensor, ...]
@@ -164,7 +165,7 @@ class Attention(nn.Module):
         return (functional.softmax(score, dim=0) * outputs).sum(dim=0)
 
 
-class LSTM(nn.Module):
+class LSTM(Sighted):
     """Long short-term memory over the steps of every pixel (Hochreiter and Schmidhuber 1997).
 
     ``kind`` takes the GRU or the plain RNN in its place. Of both directions (Schuster and Paliwal 1997) and of
@@ -175,8 +176,6 @@ class LSTM(nn.Module):
     Takes (n, steps * bands, y, x), validity (n, steps, y, x) and days (n, steps); gives logits (n, classes, y, x).
     """
 
-    margin = 0
-    stride = 1
     series = True
 
     def __init__(
@@ -184,7 +183,7 @@ class LSTM(nn.Module):
         layers: int = 1, bidirectional: bool = False, readout: Literal["last", "attention"] = "last",
         dropout: float = 0.1, forget_bias: float = 1.0, calendar: bool = True, truncate: int | None = None,
     ) -> None:  # fmt: skip
-        super().__init__()
+        super().__init__(steps * bands, steps)
         self.bands, self.steps, self.calendar = bands, steps, calendar
         ways = (False, True) if bidirectional else (False,)
         width = hidden * len(ways)

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stages.models.layers import ValidBatchNorm
+from stages.models.reach import Sighted
 from stages.models.series import Columns, as_image, columns, dated
 
 
-class TempCNN(nn.Module):
+class TempCNN(Sighted):
     """Three convolutions in time, a dense layer and the classes (Pelletier, Webb and Petitjean 2019).
 
     As in the paper every layer is normalised over the batch, rectified and thinned by dropout, and nothing is
@@ -24,15 +25,13 @@ class TempCNN(nn.Module):
     Steps are taken to be regular; ``calendar`` appends the sine and cosine of the day of the year where they are not.
     """
 
-    margin = 0
-    stride = 1
     series = True
 
     def __init__(
         self, bands: int, steps: int, classes: int, *, filters: int = 64, kernel: int = 5, layers: int = 3,
         dense: int = 256, dropout: float = 0.5, calendar: bool = False,
     ) -> None:  # fmt: skip
-        super().__init__()
+        super().__init__(steps * bands, steps)
         self.bands, self.steps, self.calendar = bands, steps, calendar
         inputs = [bands + 1 + 2 * calendar, *[filters] * layers]
         self.convolve = nn.ModuleList(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.models.layers import Convolution, double, halve, mask_pyramid
+from stages.models.reach import Sighted
 
 
 class Block(nn.Module):
@@ -27,7 +28,7 @@ class Block(nn.Module):
         return kept
 
 
-class UNet(nn.Module):
+class UNet(Sighted):
     """Contracting path, expanding path and skip connections between them (Ronneberger, Fischer and Brox 2015).
 
     Unlike the paper's, every layer keeps the size of its input and treats ground beyond the edge as invalid
@@ -40,10 +41,9 @@ class UNet(nn.Module):
     def __init__(
         self, channels: int, classes: int, width: int = 16, depth: int = 3, dropout: float = 0.1,
     ) -> None:  # fmt: skip
-        super().__init__()
+        super().__init__(channels + 1)
         widths = [width * 2**level for level in range(depth + 1)]
         self.depth = depth
-        self.stride: int = 2**depth
         self.contract = nn.ModuleList(
             Block(channels + 1 if level == 0 else widths[level - 1], widths[level], 2, dropout)
             for level in range(depth + 1)
@@ -52,17 +52,6 @@ class UNet(nn.Module):
             Block(widths[level] + widths[level + 1], widths[level], 1, dropout) for level in range(depth)
         )
         self.head = nn.Conv2d(width, classes, 1)
-
-    @property
-    def margin(self) -> int:
-        """Pixels around a pixel that its logits depend on.
-
-        A 3 x 3 convolution at level i reaches 2**i pixels further: two a level going down, one going up; a
-        pixel's place in the coarsest square adds up to stride - 1.
-        """
-        down = 2 * (2 * self.stride - 1)
-        up = self.stride - 1
-        return down + up + self.stride - 1
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits of every pixel."""
