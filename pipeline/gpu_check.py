@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from stages.training.recipes import Recipe
 
 SIDE, BLOCK, CLASSES = 256, 32, 3
+#: Torch's names of Lightning's accelerators, where they differ.
+DEVICES = {"gpu": "cuda"}
 #: Windows of 64 x 64 pixels mapped at once, and how often, to measure the rate.
 BATCH, REPEATS = 8, 10
 #: Largest difference of logits in float32 between the two backends.
@@ -39,6 +41,19 @@ class Measured:
     fresh: np.ndarray
 
 
+@dataclass(frozen=True)
+class Mapped:
+    """How the map of the whole area by one backend compares with that by ONNX Runtime on the CPU."""
+
+    network: str
+    backend: str
+    #: Share of the pixels of the same class, largest difference of a probability and what is allowed of it.
+    agreement: float
+    difference: float
+    tolerance: float
+    map_rate: float
+
+
 def run() -> int:
     """Compare the accelerator with the CPU; gives the exit code: 1 where they disagree."""
     accelerator = accelerator_name()
@@ -46,13 +61,18 @@ def run() -> int:
         _say("This machine has no accelerator that torch can use: nothing to compare, the CPU is used everywhere.")
         return 0
     results: list[tuple[Measured, Measured]] = []
+    maps: list[Mapped] = []
     with tempfile.TemporaryDirectory() as folder:
         ground, held = small_area(Path(folder))
         for network in ("mlp", "cnn", "unet"):
-            cpu = measure("cpu", network, ground, held)
+            model = Path(folder) / network
+            cpu = measure("cpu", network, ground, held, model)
             results.append((cpu, measure(accelerator, network, ground, held)))
+            maps += compare_maps(model, Path(folder) / "tiles", DEVICES.get(accelerator, accelerator))
     _say(table(results))
-    return 0 if all(_difference(pair) <= PARITY for pair in results) else 1
+    _say(table_of_maps(maps))
+    alike = all(_difference(pair) <= PARITY for pair in results)
+    return 0 if alike and all(one.difference <= one.tolerance for one in maps) else 1
 
 
 def accelerator_name() -> str | None:
@@ -105,8 +125,8 @@ def _artifacts(folder: Path) -> tuple[Tiles, Samples]:
     return tiles, Samples(folder / "samples")
 
 
-def measure(device: str, network: str, ground: Ground, held: Held) -> Measured:
-    """Train on one device and map the held-out windows there."""
+def measure(device: str, network: str, ground: Ground, held: Held, model: Path | None = None) -> Measured:
+    """Train on one device and map the held-out windows there; the network is kept in ``model`` where given."""
     import torch
 
     from stages.training.classifiers import fit
@@ -114,7 +134,7 @@ def measure(device: str, network: str, ground: Ground, held: Held) -> Measured:
     from stages.training.loop import build
 
     recipe = _recipe(network)
-    where = torch.device({"gpu": "cuda"}.get(device, device))
+    where = torch.device(DEVICES.get(device, device))
     _reset_memory(where)
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()
@@ -122,10 +142,57 @@ def measure(device: str, network: str, ground: Ground, held: Held) -> Measured:
         seconds = time.perf_counter() - begun
     pixels = recipe.epochs * recipe.steps * recipe.batch * recipe.chip**2
     right = float((fitted.logits(held).mean(axis=0).argmax(axis=1) == held.reference).mean())
+    if model is not None:
+        _keep(fitted, network, ground.split.tiles, model)
     _, rate = _map(fitted.classifier, held, where)
     # The same untrained weights on both devices: what differs is arithmetic alone.
     fresh, _ = _map(build(network, ground, recipe, 0).eval(), held, where)
     return Measured(device, network, right, pixels / seconds, rate, _memory_mb(where), fresh)
+
+
+def _keep(fitted: Any, network: str, tiles: Tiles, model: Path) -> None:
+    """Write a model folder as `train` would."""
+    from stages.formats.weights import ModelCard, write_card
+
+    model.mkdir()
+    fitted.export(model)
+    classes = tuple({"name": f"class {i}", "code": i + 1, "color": "#808080"} for i in range(CLASSES))
+    write_card(model, ModelCard(
+        name=network, channels=tiles.channels, dates=tiles.dates, days=tiles.days, scaling=tiles.scaling,
+        resolution=tiles.grid.resolution, metres=tiles.grid.pixel_metres(), classes=classes, margin=fitted.margin,
+        stride=fitted.stride, temperature=1.0, tta=False, fingerprint="0" * 16, network=fitted.network,
+    ))  # fmt: skip
+
+
+def compare_maps(model: Path, folder: Path, device: str) -> list[Mapped]:
+    """Map the tiles of a folder in every precision on a device, and compare with ONNX Runtime on the CPU.
+
+    A precision that the device cannot compute in counts as wholly different.
+    """
+    from stages.formats.tiles import Tiles
+    from stages.inference.backends import TOLERANCE, Engine
+    from stages.inference.predictor import load
+
+    tiles = Tiles(folder)
+    image, valid = (array[None] for array in tiles.read_channels(tiles.grid.whole))
+    expected = load(model).probabilities(image, valid, tiles.days)
+    compared = []
+    for precision, tolerance in TOLERANCE.items():
+        engine = Engine("torch", device, precision)
+        predictor = load(model, engine)
+        try:
+            found = predictor.probabilities(image, valid, tiles.days)
+        except (RuntimeError, NotImplementedError, TypeError):
+            compared.append(Mapped(model.name, predictor.backend.name, 0.0, 1.0, tolerance, 0.0))
+            continue
+        begun = time.perf_counter()
+        for _ in range(REPEATS):
+            predictor.probabilities(image, valid, tiles.days)
+        rate = REPEATS * valid[:, 0].size / (time.perf_counter() - begun)
+        agreement = float((found.argmax(axis=1) == expected.argmax(axis=1))[valid.any(axis=1)].mean())
+        difference = float(np.abs(found - expected).max())
+        compared.append(Mapped(model.name, predictor.backend.name, agreement, difference, tolerance, rate))
+    return compared
 
 
 def _recipe(network: str) -> Recipe:
@@ -193,6 +260,19 @@ def table(results: list[tuple[Measured, Measured]]) -> str:
         f"Largest difference of logits with equal weights: {worst:.1e} "
         f"({'within' if worst <= PARITY else 'ABOVE'} {PARITY:.0e})."
     )
+    return "\n".join(lines)
+
+
+def table_of_maps(maps: list[Mapped]) -> str:
+    """Write one line a network and backend."""
+    lines = [f"{'network':8} {'backend':36} {'same class':>10} {'difference':>10} {'allowed':>8} {'map px/s':>12}"]
+    for one in maps:
+        beyond = "" if one.difference <= one.tolerance else "  ABOVE"
+        lines.append(
+            f"{one.network:8} {one.backend:36} {one.agreement:10.4%} {one.difference:10.1e} {one.tolerance:8.0e} "
+            f"{one.map_rate:12,.0f}{beyond}"
+        )
+    lines.append("Maps of the whole area, compared with those by ONNX Runtime on the CPU.")
     return "\n".join(lines)
 
 

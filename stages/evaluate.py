@@ -22,13 +22,14 @@ from stages.formats.series import copied
 from stages.formats.tiles import Tiles
 from stages.formats.weights import CHOICE, ITEM, chosen_folder, fold_folder, read_card, read_choice
 from stages.geo.grid import Window
-from stages.inference.blend import SCALE, UNITS, Band, Layout, probabilities_of, top_class
-from stages.inference.stream import Finished, Streaming, bands_of, finished_rows, stream_of
+from stages.inference.blend import Block, Layout
+from stages.inference.layers import top_class
+from stages.inference.stream import WINDOWS, Piece, Streaming, blocks_of, finished, stream_of
 
 _logger = logging.getLogger(__name__)
 
 #: Says who computes what, and cannot change a byte of the scores.
-RUN_SETTINGS = ("rows",)
+RUN_SETTINGS = ("rows", "batch")
 MAJORITY = "majority"
 ESTIMATES = "expected agreement with {} at unlabelled ground inside this area"
 RANDOM = "scores are too good: labels were divided at random"
@@ -36,6 +37,8 @@ RANDOM = "scores are too good: labels were divided at random"
 BY_SEASON = ("overall_accuracy", "balanced_accuracy", "macro_f1")
 #: Measures that make no sense of a table of series, whose samples have neither ground nor neighbours.
 OF_GROUND = ("mapped_ha", "reference_ha", "ratio", "inner", "boundary")
+#: What was counted of a piece of the map, and where it lies.
+Tallied = tuple[Window, Tally]
 POOLED = "scores are pooled out of fold; the map's model is refitted on all labels with the same settings"
 
 
@@ -182,15 +185,15 @@ def boundary_of(labels: np.ndarray) -> np.ndarray:
     return found
 
 
-def score_model(store: Tiles, folder: Path, question: Question, band: Band, config: Config) -> list[Tally]:
-    """Tally what a model says of the asked pixels in one band, predicted as `classify` predicts them."""
-    return _tallies(finished_rows(stream_of(store, folder, config, question), band), store, question, config.bins)
+def score_model(store: Tiles, folder: Path, question: Question, block: Block, config: Config) -> list[Tallied]:
+    """Tally what a model says of the asked pixels in one block, predicted as `classify` predicts them."""
+    return _tallies(finished(stream_of(store, folder, config, question), block), store, question, config.bins)
 
 
-def score_majority(store: Tiles, shares: np.ndarray, question: Question, band: Band, config: Config) -> list[Tally]:
+def score_majority(store: Tiles, shares: np.ndarray, question: Question, block: Block, config: Config) -> list[Tallied]:
     """Tally what one knows without looking: everywhere the class ``shares`` (class,) of the training labels."""
-    layout = _layout(store, config)
-    return _tallies(_constant_rows(store, layout, shares, question, band), store, question, config.bins)
+    layout = _layout(store)
+    return _tallies(_constant(store, layout, shares, question, block), store, question, config.bins)
 
 
 def _score_all(
@@ -206,8 +209,8 @@ def _score_all(
                       for task in _plan(inputs, name, question)] for name in names}  # fmt: skip
     tasks = [task for listed in planned.values() for _, task in listed]
     work = [dask.delayed(_done)(task, number, len(tasks)) for number, task in enumerate(tasks, start=1)]
-    bands = iter(dask.compute(*work))
-    found = {name: [(season, next(bands)) for season, _ in listed] for name, listed in planned.items()}
+    counted = iter(dask.compute(*work))
+    found = {name: [(season, next(counted)) for season, _ in listed] for name, listed in planned.items()}
     pooled = {name: _pooled(inputs, listed) for name, listed in found.items()}
     # Every model answers the same questions: what was asked can be read from any of them.
     one, config = pooled[names[0]], inputs.config
@@ -232,13 +235,14 @@ def _without_ground(told: Any) -> Any:
     return {key: _without_ground(value) for key, value in told.items() if key not in OF_GROUND}
 
 
-def _pooled(inputs: Inputs, found: Iterable[tuple[int, list[Tally]]], season: int | None = None) -> Tally:
-    """Add up the tallies of one season, or of all."""
+def _pooled(inputs: Inputs, found: Iterable[tuple[int, list[Tallied]]], season: int | None = None) -> Tally:
+    """Add up the tallies of one season, or of all, by their places."""
     nothing = _no_pixel(len(inputs.samples.classes), inputs.config.bins)
-    return merged([nothing, *(one for of, tallies in found for one in tallies if season in (None, of))])
+    counted = [one for of, tallies in found for one in tallies if season in (None, of)]
+    return merged([nothing, *(one for _, one in sorted(counted, key=lambda one: one[0]))])
 
 
-def _by_season(inputs: Inputs, found: dict[str, list[tuple[int, list[Tally]]]]) -> dict[str, dict[str, Any]]:
+def _by_season(inputs: Inputs, found: dict[str, list[tuple[int, list[Tallied]]]]) -> dict[str, dict[str, Any]]:
     """Score every model season by season, in those with labels: pixels and `BY_SEASON` by season and model."""
     config, names = inputs.config, inputs.samples.classes
     seasons: dict[str, dict[str, Any]] = {}
@@ -252,31 +256,31 @@ def _by_season(inputs: Inputs, found: dict[str, list[tuple[int, list[Tally]]]]) 
     return seasons
 
 
-def _plan(inputs: Inputs, name: str, question: Question) -> list[Callable[[], list[Tally]]]:
-    """List what scores one model on one fold and season, a task a band."""
-    # The models and folds keep all workers busy, so a band is as high as it may be.
+def _plan(inputs: Inputs, name: str, question: Question) -> list[Callable[[], list[Tallied]]]:
+    """List what scores one model on one fold and season, a task a block."""
+    # The models and folds keep all workers busy, so a block is as high as it may be.
     store, config = inputs.tiles.of(question.samples.season), inputs.config
     if name == MAJORITY:
         # The independent test set is for the map's model, which may have learnt from every block.
         fold = 0 if question.fold is None and not inputs.samples.refitted else question.fold
         shares = _shares(question.samples, fold)
-        bands = bands_of(_layout(store, config), config, 1)
-        return [partial(score_majority, store, shares, question, band, config) for band in bands]
+        blocks = blocks_of(_layout(store), config, 1)
+        return [partial(score_majority, store, shares, question, block, config) for block in blocks]
     folder = inputs.folder_of(name, question.fold)
     layout = stream_of(store, folder, config).layout
-    return [partial(score_model, store, folder, question, band, config) for band in bands_of(layout, config, 1)]
+    return [partial(score_model, store, folder, question, block, config) for block in blocks_of(layout, config, 1)]
 
 
-def _done(task: Callable[[], list[Tally]], number: int, total: int) -> list[Tally]:
+def _done(task: Callable[[], list[Tallied]], number: int, total: int) -> list[Tallied]:
     """Do a task and say so."""
     found = task()
     progress.report("evaluate", number, total)
     return found
 
 
-def _layout(store: Tiles, config: Config) -> Layout:
+def _layout(store: Tiles) -> Layout:
     """Lay out windows for what looks at nothing."""
-    return Layout(*store.grid.shape, config.window, 0, 1, 0)
+    return Layout(*store.grid.shape, WINDOWS[0], 0, 1, 0)
 
 
 def _shares(samples: Samples, fold: int | None) -> np.ndarray:
@@ -286,42 +290,39 @@ def _shares(samples: Samples, fold: int | None) -> np.ndarray:
     return shares
 
 
-def _constant_rows(
-    store: Tiles, layout: Layout, shares: np.ndarray, question: Question, band: Band
-) -> Iterator[Finished]:
-    sums = np.rint(shares * SCALE).astype(np.uint32) * np.uint32(UNITS * UNITS)
-    for row in range(band.first, band.last):
-        top = layout.rows[row]
-        window = Window(top, 0, layout.final(row) - top, layout.width)
-        if question(window).any():
-            seen = store.read_valid(window)
-            yield top, np.broadcast_to(sums[:, None, None], (len(sums), *seen.shape)), seen
+def _constant(store: Tiles, layout: Layout, shares: np.ndarray, question: Question, block: Block) -> Iterator[Piece]:
+    likely = shares.astype(np.float32)[:, None, None]
+    for row in block.rows:
+        for col in block.cols:
+            bottom, right = layout.final(row, col)
+            window = Window(layout.rows[row], layout.cols[col], bottom - layout.rows[row], right - layout.cols[col])
+            if question(window).any():
+                yield window, likely * store.read_valid(window)
 
 
-def _tallies(rows: Iterator[Finished], store: Tiles, question: Question, bins: int) -> list[Tally]:
-    """Tally finished rows against the labels asked for.
+def _tallies(pieces: Iterator[Piece], store: Tiles, question: Question, bins: int) -> list[Tallied]:
+    """Tally finished pixels against the labels asked for, piece by piece.
 
-    The pieces are the same however the rows of windows are divided into bands, and they are added up in one go and
-    in order, so that floating-point sums do not depend on the division either.
+    The pieces are the same however the windows are divided into blocks, and they are added up in one go and in the
+    order of their places, so that floating-point sums do not depend on the division either.
     """
     found = []
-    for top, sums, seen in rows:
-        window = Window(top, 0, *seen.shape)
+    for window, likely in pieces:
         reference = question.reference(window)
-        asked = seen & (reference != UNLABELLED)
+        asked = (reference != UNLABELLED) & (likely.max(axis=0) > 0)
         if not asked.any():
             continue
         outer = window.padded(1, store.grid)
-        hectares = np.broadcast_to(store.grid.pixel_hectares(top, top + len(seen))[:, None], seen.shape)
+        hectares = store.grid.pixel_hectares(window.row, window.row + window.height)
         answers = Answers(
             reference=reference[asked],
-            predicted=top_class(sums[:, asked])[0],
-            probabilities=probabilities_of(sums[:, asked]).T,
+            predicted=top_class(likely[:, asked])[0],
+            probabilities=likely[:, asked].T.astype(np.float64),
             block=question.samples.read("block", window)[asked],
             boundary=boundary_of(question.labels(outer))[window.within(outer)][asked],
-            hectares=hectares[asked],
+            hectares=np.broadcast_to(hectares[:, None], asked.shape)[asked],
         )
-        found.append(tally(answers, bins))
+        found.append((window, tally(answers, bins)))
     return found
 
 

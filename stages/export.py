@@ -25,7 +25,7 @@ from stages.formats.samples import DROPPED, Role, Samples
 from stages.formats.scores import read_scores
 from stages.formats.tiles import Tiles
 from stages.formats.weights import CHOICE, ModelCard, chosen_folder, read_card, read_choice
-from stages.geo.cog import Layer, read_windows, write_cog
+from stages.geo.cog import Layer, copy_cog, read_windows, write_cog
 from stages.geo.geopackage import LayerNotes, write_geopackage
 from stages.geo.grid import Grid, Window
 from stages.geo.polygons import polygonize
@@ -146,7 +146,7 @@ def run(  # noqa: PLR0917
 
 
 def write_layers(inputs: Inputs, out: Path) -> None:
-    """Write class codes and confidence as Cloud-Optimized GeoTIFFs."""
+    """Write class codes, confidence and the layers asked for as Cloud-Optimized GeoTIFFs."""
     legend, codes = inputs.legend, codes_of(inputs.legend, maps.NODATA)
     names = {entry.code: entry.name for entry in legend}
     colors = {entry.code: rgb(entry) for entry in legend}
@@ -155,6 +155,11 @@ def write_layers(inputs: Inputs, out: Path) -> None:
     write_cog(inputs.classes / maps.CLASSES, out / maps.CLASSES, layer, lambda block: codes[block])
     layer = Layer("confidence in percent", "average", provenance(inputs))
     write_cog(inputs.classes / maps.CONFIDENCE, out / maps.CONFIDENCE, layer, lambda block: block)
+    for _, found in maps.further_layers(inputs.classes):
+        bands = inputs.card.class_names if found.by_class else ()
+        overview = "nearest" if found.nodata is None else "average"
+        layer = Layer(found.description, overview, provenance(inputs), bands=bands)
+        copy_cog(inputs.classes / found.file, out / found.file, layer)
 
 
 def provenance(inputs: Inputs) -> dict[str, str]:
@@ -266,6 +271,7 @@ def describe(inputs: Inputs, areas: tuple[float, ...], effect: SieveEffect, obse
         split_by=samples.split_by if samples else "",
         series=series,
         observed=observed,
+        layers=tuple((found.file, found.description) for _, found in maps.further_layers(inputs.classes)),
     )
 
 

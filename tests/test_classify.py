@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import dask
 import numpy as np
@@ -16,7 +17,7 @@ from stages import classify
 from stages.errors import ModelError
 from stages.formats import maps
 from stages.formats.weights import ONNX, write_card, write_choice
-from stages.geo.grid import Grid
+from stages.geo.grid import Grid, Window
 from stages.inference.predictor import Predictor, load
 from tests.networks import card_of, write_network, write_tiles
 
@@ -31,7 +32,7 @@ def _hashes(folder: Path) -> list[str]:
     ]
 
 
-def _run(tiles: Path, model: Path, out: Path, **settings: int) -> Path:
+def _run(tiles: Path, model: Path, out: Path, **settings: Any) -> Path:
     out.mkdir(exist_ok=True)
     classify.run(tiles, model, out, classify.Config(**settings))
     return out
@@ -159,9 +160,9 @@ def test_any_workers_threads_and_bands_give_the_same_bytes(tmp_path: Path) -> No
 
 
 def _models_loaded() -> int:
-    from stages.inference import predictor
+    from stages.inference import backends
 
-    return predictor._load.cache_info().misses
+    return backends._opened.cache_info().misses
 
 
 def test_a_finished_band_of_a_killed_run_is_kept(tmp_path: Path) -> None:
@@ -169,10 +170,11 @@ def test_a_finished_band_of_a_killed_run_is_kept(tmp_path: Path) -> None:
     model = write_network(tmp_path / "model", SIGN)
     whole = _run(tmp_path / "tiles", model, tmp_path / "whole", window=32, overlap=0, rows=2)
     out = tmp_path / "resumed"
-    planted = maps.part_path(out, 64, 128)
-    planted.parent.mkdir(parents=True)
-    np.save(planted, np.full((2, 64, 64), 77, np.uint8))
-    (planted.parent / "000000000-000000064.1.unfinished").write_bytes(b"torn")
+    planted = maps.part_path(out, Window(64, 0, 64, 64))
+    planted.mkdir(parents=True)
+    for name in maps.ALWAYS:
+        (planted / name).write_bytes(bytes([77]) * 64 * 64)
+    (planted.parent / f"{maps.part_path(out, Window(0, 0, 64, 64)).name}.1.unfinished").mkdir()
     (out / maps.CLASSES).write_bytes(b"torn")
     _run(tmp_path / "tiles", model, out, window=32, overlap=0, rows=2)
     classes = _layer(out, maps.CLASSES)
@@ -191,7 +193,7 @@ def test_windows_without_a_valid_pixel_cost_no_prediction(tmp_path: Path, monkey
         Predictor, "probabilities", lambda self, image, *more: shown.append(len(image)) or honest(self, image, *more)
     )
     out = _run(tmp_path / "tiles", write_network(tmp_path / "model", SIGN), tmp_path / "out", window=32, overlap=0)
-    assert shown == [1]  # of 16 windows
+    assert shown == [1, 1, 1]  # of 16 windows one, tried twice before it is mapped
     assert (_layer(out, maps.CLASSES) != 255).sum() == 1
 
 
@@ -221,20 +223,79 @@ def test_a_model_for_other_scenes_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tops", [(0, 600), (0, 100, 256, 300, 600), (0, 599, 600)])
-def test_parts_of_any_height_are_assembled_alike(tmp_path: Path, tops: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("lefts", [(0, 40), (0, 7, 33, 40)])
+def test_parts_of_any_size_are_assembled_alike(tmp_path: Path, tops: tuple[int, ...], lefts: tuple[int, ...]) -> None:
     rows = np.arange(600 * 40).reshape(600, 40) % 251
-    both = np.stack([rows, rows[::-1]]).astype(np.uint8)
-    parts = []
-    (tmp_path / maps.PARTS).mkdir()
+    both = {
+        "classes": rows.astype(np.uint8)[None],
+        "probabilities16": np.stack([rows * 100, rows[::-1]]).astype(np.uint16),
+    }
+    bands = {"classes": 1, "probabilities16": 2}
+    blocks = []
     for top, bottom in pairwise(tops):
-        parts.append(maps.part_path(tmp_path, top, bottom))
-        maps.write_part(parts[-1], (bottom - top, 40), iter([(0, *both[:, top:bottom])]))
+        for left, right in pairwise(lefts):
+            window = Window(top, left, bottom - top, right - left)
+            blocks.append(window)
+            middle = (top + bottom) // 2
+            halves = [
+                Window(top, left, middle - top, right - left),
+                Window(middle, left, bottom - middle, right - left),
+            ]
+            pieces = [
+                (half, {name: layer[:, *half.slices] for name, layer in both.items()}) for half in halves if half.height
+            ]
+            maps.write_part(maps.part_path(tmp_path, window), window, bands, pieces)
     counted: list[tuple[int, int]] = []
     grid = Grid("EPSG:32633", 10.0, 0.0, 0.0, 40, 600, 256)
-    maps.assemble(tmp_path, grid, parts, lambda top, piece: counted.append((top, len(piece))))
-    np.testing.assert_array_equal(_layer(tmp_path, maps.CLASSES), both[0])
-    np.testing.assert_array_equal(_layer(tmp_path, maps.CONFIDENCE), both[1])
+    maps.assemble(tmp_path, grid, bands, blocks, seen=lambda top, piece: counted.append((top, len(piece))))
+    np.testing.assert_array_equal(_layer(tmp_path, maps.CLASSES), both["classes"][0])
+    with rasterio.open(tmp_path / "probabilities.tif") as layer:
+        np.testing.assert_array_equal(layer.read(), both["probabilities16"])
+        assert layer.scales == (1 / 65000, 1 / 65000)
     assert counted == [(0, 256), (256, 256), (512, 88)]
+
+
+def test_rows_that_no_piece_covers_are_nodata(tmp_path: Path) -> None:
+    window, bands = Window(10, 5, 20, 8), {"classes": 1, "valid": 1}
+    piece = Window(14, 7, 3, 4), {name: np.full((1, 3, 4), 1, np.uint8) for name in bands}
+    path = maps.part_path(tmp_path, window)
+    maps.write_part(path, window, bands, [piece])
+    expected = np.full((20, 8), 255, np.uint8)
+    expected[4:7, 2:6] = 1
+    np.testing.assert_array_equal(np.fromfile(path / "classes", np.uint8).reshape(20, 8), expected)
+    np.testing.assert_array_equal(np.fromfile(path / "valid", np.uint8).reshape(20, 8), expected == 1)
+
+
+def test_further_layers_say_what_lies_behind_a_class(tmp_path: Path) -> None:
+    image = RNG.normal(size=(3, 90, 70)).astype(np.float32)
+    valid = RNG.random((90, 70)) < 0.6
+    write_tiles(tmp_path / "tiles", image, valid)
+    model = write_network(tmp_path / "model", RNG.normal(size=(4, 3, 1, 1)))
+    layers = ("probabilities", "entropy", "margin", "valid")
+    for bits, steps, nodata in ((8, 250, 255), (16, 65000, 65535)):
+        out = _run(tmp_path / "tiles", model, tmp_path / str(bits), window=64, layers=layers, bits=bits)
+        likely = load(model).probabilities(np.where(valid, image, np.float32(0))[None], valid[None, None])[0]
+        with rasterio.open(out / "probabilities.tif") as layer:
+            found = layer.read()
+            assert (layer.nodata, layer.scales) == (nodata, (1 / steps,) * 4)
+        assert np.abs(found[:, valid] / steps - likely[:, valid]).max() <= 0.5 / steps + 1e-6
+        assert (found[:, ~valid] == nodata).all()
+        entropy = -(likely * np.log(np.maximum(likely, 1e-12))).sum(axis=0) / np.log(4)
+        second, first = np.sort(likely, axis=0)[-2:]
+        for name, share in (("entropy", entropy), ("margin", first - second)):
+            values = _layer(out, f"{name}.tif").astype(float)
+            assert np.abs(values - 100 * share)[valid].max() <= 0.5 + 1e-3
+            assert (values[~valid] == 255).all()
+        np.testing.assert_array_equal(_layer(out, "valid.tif"), valid)
+        assert [name for name, _ in maps.further_layers(out)][1:] == ["entropy", "margin", "valid"]
+
+
+def test_the_backend_and_its_check_are_recorded(tmp_path: Path) -> None:
+    write_tiles(tmp_path / "tiles", RNG.normal(size=(2, 100, 80)))
+    out = _run(tmp_path / "tiles", write_network(tmp_path / "model", SIGN), tmp_path / "out")
+    meta = maps.read_meta(out)
+    assert meta["backend"].startswith("onnxruntime-cpu ")
+    assert meta["agreement"] is None  # a graph alone has no torch form to compare with
 
 
 def test_the_cached_model_is_shared_by_bands(tmp_path: Path) -> None:

@@ -174,6 +174,35 @@ def test_folds_show_every_block_tested_once(tmp_path):
     assert "which the map&#x27;s model has learnt from" in page
 
 
+def test_layers_asked_for_are_delivered_with_their_bands_and_scales(tmp_path):
+    from stages.formats import maps
+
+    area = area_of(small_map())
+    made = make(tmp_path / "world", area)
+    classes, grid = made.root / "classes", area.grid
+    rng, bands = np.random.default_rng(0), {"classes": 1, "confidence": 1, "probabilities16": 3, "valid": 1}
+    told = {
+        name: rng.integers(0, 2, (count, *grid.shape)).astype(maps.LAYERS[name].dtype) for name, count in bands.items()
+    }
+    told["probabilities16"] *= 32_500
+    maps.write_part(maps.part_path(classes, grid.whole), grid.whole, bands, [(grid.whole, told)])
+    maps.assemble(classes, grid, bands, [grid.whole], seen=lambda *_: None)
+    maps.write_meta(classes, {"model": "unet", "layers": list(bands)})
+    out = delivered(made, tmp_path / "map")
+    with rasterio.open(out / "probabilities.tif") as layer:
+        assert (layer.read() == told["probabilities16"]).all()
+        assert layer.descriptions == area.names
+        assert (layer.scales[0], layer.nodata, layer.tags(ns="IMAGE_STRUCTURE")["LAYOUT"]) == (
+            1 / 65_000,
+            65_535,
+            "COG",
+        )
+        assert layer.tags()["model_fingerprint"] == "0123456789abcdef"
+    with rasterio.open(out / "valid.tif") as layer:
+        assert (layer.read() == told["valid"]).all()
+    assert "probability of every class, 65000 is 1 (16 bits)" in (out / "report.html").read_text()
+
+
 @pytest.fixture(scope="module")
 def year(tmp_path_factory):
     """The map of a year of monthly steps, and the area."""

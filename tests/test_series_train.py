@@ -15,7 +15,8 @@ from stages.errors import ModelError
 from stages.formats.samples import Role
 from stages.formats.tiles import Tiles
 from stages.formats.weights import ModelCard, read_card, read_choice
-from stages.inference.predictor import Predictor, check_fit
+from stages.inference.fit import check_fit
+from stages.inference.predictor import load
 from stages.training import augmentation, chips
 from stages.training.chips import Chips
 from stages.training.held import gather
@@ -100,7 +101,7 @@ def test_the_shipped_graph_says_what_the_fit_said(trained: Path, laid: Laid, nam
     held = gather(split, Role.VALIDATION, card.margin)
     told = read_choice(trained)["candidates"][name]
     right = pixels = 0
-    predictor = Predictor(trained / name)
+    predictor = load(trained / name)
     for image, valid, days, labels, at in zip(held.image, held.valid, held.days, held.labels, held.at, strict=True):
         likely = predictor.probabilities(image[None], valid[None] > 0, days)[0]
         right += int((likely.argmax(axis=0) == labels)[at].sum())
@@ -112,20 +113,18 @@ def test_the_shipped_graph_says_what_the_fit_said(trained: Path, laid: Laid, nam
 def test_a_pixel_that_was_never_clear_is_not_mapped(trained: Path, laid: Laid) -> None:
     tiles = Tiles(laid.root / "tiles")
     image, valid = tiles.read_channels(tiles.grid.whole)
-    found = Predictor(trained / "lstm").probabilities(image[None], valid[None], tiles.days)[0]
+    found = load(trained / "lstm").probabilities(image[None], valid[None], tiles.days)[0]
     assert not valid[:, 3, 5].any()
     assert not found[:, 3, 5].any()
     np.testing.assert_allclose(found.sum(axis=0)[valid.any(axis=0)], 1.0, atol=1e-5)
 
 
 def test_few_pixels_at_a_time_or_many_are_the_same(trained: Path, laid: Laid, monkeypatch: pytest.MonkeyPatch) -> None:
-    from stages.inference import predictor
-
     tiles = Tiles(laid.root / "tiles")
     image, valid = tiles.read_channels(tiles.grid.whole)
-    model = Predictor(trained / "tempcnn")
+    model = load(trained / "tempcnn")
     many = model.probabilities(image[None], valid[None], tiles.days)
-    monkeypatch.setattr(predictor, "PIXELS", 100)
+    monkeypatch.setattr(model.backend, "pixels", 100)
     np.testing.assert_allclose(model.probabilities(image[None], valid[None], tiles.days), many, atol=1e-5)
 
 

@@ -84,6 +84,8 @@ class Report:
     split_by: str = ""
     series: ClassSeries | None = None
     observed: Observed | None = None
+    #: Files of further layers, and what each holds.
+    layers: tuple[tuple[str, str], ...] = ()
 
     @property
     def mapped_dates(self) -> tuple[tuple[str, ...], str]:
@@ -423,6 +425,7 @@ def _origin(report: Report) -> str:
     files = [
         ("classes.tif", "class codes, Cloud-Optimized GeoTIFF with colours and names"),
         ("confidence.tif", "confidence of every pixel in percent"),
+        *report.layers,
         (CLEAR, "number of clear observations of every pixel" if report.observed else ""),
         (FILLED, "share of filled steps in percent" if report.observed and report.observed.any_filled else ""),
         ("classes.gpkg", "polygons with class, code and hectares (mapped area)"),

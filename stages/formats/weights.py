@@ -2,7 +2,7 @@
 
     model/models.json                    the chosen one, and every candidate's validation scores
     model/<name>/model.onnx              image and valid in, logits out, normalisation inside
-    model/<name>/weights.safetensors     (networks only)
+    model/<name>/weights.safetensors     all tensors by name (not of forests, and of what averages one)
     model/<name>/model.json              STAC MLM item
     model/folds/<fold>/<name>/...        the same, trained on one fold (with `label.folds`)
 
@@ -34,7 +34,8 @@ class ModelCard:
     steps it learnt from, ``step`` their length where they were regularised. ``margin`` is the number of pixels around
     a pixel that its logits depend on (the receptive field is 2 * margin + 1); ``stride`` is what height and width must
     be multiples of. ``resolution`` is in units of the CRS and ``metres`` on the ground; ``values`` holds the 1st, 50th
-    and 99th percentile of every channel over the training pixels, nothing where they are not known.
+    and 99th percentile of every channel over the training pixels, nothing where they are not known. ``network`` says
+    how to build the network in torch around the tensors of `weights.safetensors`; empty where it has no torch form.
     """
 
     name: str
@@ -56,6 +57,7 @@ class ModelCard:
     metrics: dict[str, Any] = field(default_factory=dict)
     curves: dict[str, list[float]] = field(default_factory=dict)
     attribution: str = ""
+    network: dict[str, Any] = field(default_factory=dict)
 
     @property
     def bands(self) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ class Layer:
 
     ``overview`` names the resampling of the overviews (`mode` for classes, `average` for quantities); ``colors`` and
     ``names`` belong to pixel values; ``tags`` must hold neither times nor host names, or equal maps would differ.
+    ``bands`` describes every band where there are several.
     """
 
     description: str
@@ -29,6 +30,32 @@ class Layer:
     tags: dict[str, str] = field(default_factory=dict)
     colors: dict[int, tuple[int, int, int]] = field(default_factory=dict)
     names: dict[int, str] = field(default_factory=dict)
+    bands: tuple[str, ...] = ()
+
+
+def copy_cog(source: Path, target: Path, layer: Layer) -> None:
+    """Write ``source`` as it is, whatever its bands and their type, as a COG with its own nodata and scales."""
+    import rasterio
+    from rasterio.shutil import copy
+
+    plain = target.with_suffix(".plain.tif")
+    with rasterio.Env(GDAL_PAM_ENABLED="NO"):
+        with rasterio.open(source) as dataset:
+            profile = {**dataset.profile, "compress": "DEFLATE", "zlevel": 1}
+            profile.pop("zstd_level", None)
+            with rasterio.open(plain, "w", **profile) as written:
+                written.scales = dataset.scales
+                for band, description in enumerate(layer.bands or (layer.description,), start=1):
+                    written.set_band_description(band, description)
+                written.update_tags(**layer.tags)
+                for window in _windows(dataset):
+                    place = raster_window(window)
+                    written.write(dataset.read(window=place), window=place)
+        copy(
+            plain, target, driver="COG", compress="DEFLATE", level=9, blocksize=SIDE, num_threads=1,
+            overview_resampling=layer.overview, bigtiff="IF_SAFER", interleave="BAND",
+        )  # fmt: skip
+    plain.unlink()
 
 
 def write_cog(source: Path, target: Path, layer: Layer, change: Callable[[np.ndarray], np.ndarray]) -> None:
@@ -75,11 +102,16 @@ def _write_plain(source: Path, plain: Path, layer: Layer, change: Callable[[np.n
 
 
 def read_windows(dataset: Any) -> Iterator[tuple[Window, np.ndarray]]:
-    """Read every window of the first band of an open raster, a row of blocks high and up to 4096 pixels wide."""
+    """Read every window of the first band of an open raster."""
+    for window in _windows(dataset):
+        yield window, dataset.read(1, window=raster_window(window))
+
+
+def _windows(dataset: Any) -> Iterator[Window]:
+    """Cut an open raster into windows a row of blocks high and up to 4096 pixels wide."""
     for row in range(0, dataset.height, SIDE):
         for col in range(0, dataset.width, 16 * SIDE):
-            window = Window(row, col, min(SIDE, dataset.height - row), min(16 * SIDE, dataset.width - col))
-            yield window, dataset.read(1, window=raster_window(window))
+            yield Window(row, col, min(SIDE, dataset.height - row), min(16 * SIDE, dataset.width - col))
 
 
 def raster_window(window: Window) -> Any:
