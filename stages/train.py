@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, field_validator, model_validator
@@ -50,6 +50,8 @@ _logger = logging.getLogger(__name__)
 RESUMES = True
 #: Colours, codes and the licence text are shown, not learned.
 COSMETIC = {**STYLE_ONLY, "attribution": True}
+#: The same chips come in the same order, whoever draws them.
+RUN_SETTINGS = ("workers",)
 Name = Literal["rf", "svm", "mlp", "cnn", "unet", "lstm", "tempcnn", "ltae", "convlstm", "ensemble"]
 #: Look at the surroundings of a pixel whatever their settings.
 SURROUNDED = ("cnn", "unet", "convlstm")
@@ -78,6 +80,16 @@ class Config(Settings):
     device: str = Field("auto", description="Lightning accelerator: auto, cpu, gpu, mps ...")
     precision: str = Field("32-true", description="Lightning precision: 32-true, bf16-mixed, 16-mixed ...")
     accumulate: int = Field(1, ge=1, description="Batches whose gradients are added up before a step")
+    devices: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = Field(
+        1, description="Devices of every node that share each batch of a network's training; auto: all there are"
+    )
+    nodes: int = Field(1, ge=1, le=1024, description="Nodes of the SLURM job in which this runs that share it, too")
+    strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true"] = Field(
+        "auto", description="Lightning strategy of several devices; on every one lies the whole network"
+    )
+    workers: int = Field(
+        0, ge=0, le=64, description="Threads that draw chips ahead of each network; 0: chips are drawn when needed"
+    )
     rf: ForestRecipe = Field(default_factory=ForestRecipe, description="Random forest")
     svm: VectorRecipe = Field(default_factory=VectorRecipe, description="Support vector machine")
     mlp: MlpRecipe = Field(default_factory=MlpRecipe, description="Network on single pixels")
@@ -168,11 +180,21 @@ def run(tiles: Path, samples: Path, bands: Path, synthetic: Path, out: Path, con
 
 
 def _check(config: Config) -> None:
-    """Refuse hardware that is not there before the first model is trained, and not after the second."""
+    """Refuse hardware that is not there before the first model is trained, and not after the second.
+
+    Raises:
+        SettingError: there is none like it, or more of it than a batch has chips.
+    """
     from stages.training.loop import check_hardware
 
-    if any(isinstance(config.recipe(name), Recipe) for name in config.models):
-        check_hardware(hardware_of(config))
+    networks = {name: config.recipe(name) for name in config.models if isinstance(config.recipe(name), Recipe)}
+    processes = check_hardware(hardware_of(config)).processes if networks else 1
+    for name, recipe in networks.items():
+        if recipe.batch < processes:
+            raise SettingError(
+                f"train.{name}.batch is {recipe.batch}, which {processes} devices cannot share; set it to at least "
+                f"{processes}, or train.devices to fewer."
+            )
 
 
 def _refuse_neighbours(tiles: Tiles, config: Config) -> None:
@@ -244,10 +266,13 @@ def task_of(config: Config, name: str, folder: Path, chosen: dict[str, Any] | No
 
 
 def hardware_of(config: Config) -> Hardware:
-    """Take the settings of device and precision out of the config."""
+    """Take the settings of devices and precision out of the config."""
     from stages.training.fitted import Hardware
 
-    return Hardware(config.device, config.precision, config.accumulate)
+    return Hardware(
+        config.device, config.precision, config.accumulate, config.devices, config.nodes, config.strategy,
+        config.workers,
+    )  # fmt: skip
 
 
 def validate(fitted: Fitted, held: Held, classes: int) -> tuple[float, dict[str, Any]]:
@@ -291,7 +316,7 @@ def _save(job: Job, name: str, fold: int | None, fitted: Fitted, verdict: tuple[
         classes=classes, margin=fitted.margin, stride=fitted.stride, temperature=verdict[0], tta=fitted.tta,
         fingerprint=hashlib.sha256((aside / ONNX).read_bytes()).hexdigest(),
         settings={**config.recipe(name).model_dump(mode="json"), "seed": config.seed}, metrics=verdict[1],
-        curves=fitted.found.curves, attribution=config.attribution,
+        curves=fitted.found.curves, attribution=config.attribution, network=fitted.network,
     ))  # fmt: skip
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside.rename(folder)

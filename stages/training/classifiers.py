@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from stages.formats.samples import Role
+from stages.models.context import Context
 from stages.models.table import NETWORKS, SERIES
 from stages.training.fitted import Fitted, Task
 from stages.training.forest import fit_forest
@@ -26,7 +27,7 @@ CLASSIFIERS: dict[str, Callable[..., Fitted]] = {
 def surroundings(name: str, recipe: Baseline | Recipe, steps: int) -> tuple[int, int]:
     """Margin and stride in pixels that a classifier's images of a number of steps need."""
     if isinstance(recipe, Baseline):
-        return max(recipe.windows, default=1) // 2, 1
+        return Context(1, recipe.windows).reach
     network: Any = (
         SERIES[name](1, steps, 2, **recipe.shape()) if name in SERIES else NETWORKS[name](1, 2, **recipe.shape())
     )

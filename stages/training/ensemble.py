@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from stages.formats.weights import ONNX, read_card
+from stages.formats.weights import ONNX, WEIGHTS, read_card
+from stages.models.rebuild import describe_mixture
 from stages.models.views import VIEWS, seen, seen_back
 from stages.training.fitted import Found
 from stages.training.held import Held
+from stages.training.onnx_file import join_weights
 
 #: A probability of 0 would make the logarithm infinite; 1e-7 is what float32 can tell from it.
 LEAST = 1e-7
@@ -31,6 +33,12 @@ class Ensemble:
         self.stride = math.lcm(*(card.stride for card in cards))
         self.tta = cards[0].tta
         self.found = Found()
+        self.folders = [Path(folder) for folder in folders]
+        described = [
+            card.network if (folder / WEIGHTS).is_file() else {}
+            for card, folder in zip(cards, self.folders, strict=True)
+        ]
+        self.network = describe_mixture(described, [card.temperature for card in cards])
         self.graph = combined([_graph(folder) for folder in folders], [card.temperature for card in cards])
         self._session: Any = None
 
@@ -60,10 +68,12 @@ class Ensemble:
         return logits
 
     def export(self, folder: Path) -> None:
-        """Write `model.onnx`."""
+        """Write `model.onnx` and, where all members have their tensors, `weights.safetensors`."""
         import onnx
 
         onnx.save(self.graph, str(folder / ONNX))
+        if self.network:
+            join_weights([member / WEIGHTS for member in self.folders], folder / WEIGHTS)
 
 
 def _graph(folder: Path) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -25,11 +25,22 @@ class Found:
 
 @dataclass(frozen=True)
 class Hardware:
-    """Where and how networks are trained, in Lightning's words."""
+    """Where and how networks are trained, in Lightning's words; ``devices`` are those of every node."""
 
     device: str = "auto"
     precision: str = "32-true"
     accumulate: int = 1
+    devices: int | Literal["auto"] = 1
+    nodes: int = 1
+    strategy: str = "auto"
+    #: Threads that draw batches ahead of their use; none: they are drawn when asked for.
+    workers: int = 0
+
+    @property
+    def processes(self) -> int:
+        """How many processes train one network, each on a device of its own; devices must be counted by now."""
+        assert self.devices != "auto", "count the devices first"
+        return self.devices * self.nodes
 
 
 @dataclass(frozen=True)
@@ -55,6 +66,10 @@ class Fitted(Protocol):
     stride: int
     tta: bool
     found: Found
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """How to build it again in torch (see `stages.models.rebuild`); empty where it has no torch form."""
 
     def logits(self, held: Held) -> np.ndarray:
         """Logits of the held-out pixels from every view, one or eight: float32 (views, pixels, class)."""

@@ -34,6 +34,8 @@ class FittedForest:
         self.classes = classes
         self.found = found
         self.margin = features.context.margin
+        #: Trees have no torch form.
+        self.network: dict[str, Any] = {}
         #: Added to the logarithm of the probabilities; the raw, weighted forest has zeros here.
         self.correction = np.zeros(classes, dtype=np.float32)
 

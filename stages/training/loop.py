@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from stages import progress
 from stages.errors import ModelError, SettingError
@@ -23,10 +23,11 @@ from stages.formats.samples import UNLABELLED
 from stages.formats.weights import ONNX, WEIGHTS
 from stages.models.classifier import Classifier, Committee
 from stages.models.differences import Differenced
+from stages.models.rebuild import Description, describe
 from stages.models.table import NETWORKS, SERIES
 from stages.models.views import VIEWS, seen, seen_back
-from stages.training import augmentation, calibration
-from stages.training.chips import Batch, Chips
+from stages.training import augmentation, calibration, devices
+from stages.training.chips import Ahead, Batch, Chips, feed
 from stages.training.fitted import Found, Hardware, Task
 from stages.training.ground import Ground
 from stages.training.held import Held
@@ -34,17 +35,20 @@ from stages.training.onnx_file import export_module, save_weights
 from stages.training.recipes import DatedRecipe, Recipe
 
 CHECKPOINT = "last.ckpt"
+#: Where the processes of one training find their work.
+SHARED = "processes"
 _logger = logging.getLogger(__name__)
 
 
 class FittedNetwork:
     """A trained network, or several averaged, in its frame."""
 
-    def __init__(self, members: list[Classifier], tta: bool, found: Found) -> None:
+    def __init__(self, members: list[Classifier], tta: bool, found: Found, network: Description | None = None) -> None:
         self.classifier = (Committee(members) if len(members) > 1 else members[0]).eval()
         self.tta = tta
         self.found = found
         self.normalise = members[0].normalise
+        self.network = {**network, "members": len(members)} if network else {}
         self.margin = int(members[0].network.margin)  # type: ignore[arg-type]
         self.stride = int(members[0].network.stride)  # type: ignore[arg-type]
 
@@ -63,14 +67,19 @@ class FittedNetwork:
 def build(kind: str, ground: Ground, recipe: Recipe, seed: int) -> Classifier:
     """Make an untrained network in its frame; the same seed gives the same weights."""
     torch.manual_seed(seed)
-    split = ground.split
     differences = recipe.differences if isinstance(recipe, DatedRecipe) else ()
-    features = 1 + len(differences)
+    network = {**NETWORKS, **SERIES}[kind](**_arguments(kind, ground, recipe))
+    return Classifier(ground.normalise(recipe.clip, differences, by_band=kind in SERIES), network, ground.split.classes)
+
+
+def _arguments(kind: str, ground: Ground, recipe: Recipe) -> dict[str, Any]:
+    """Give the keyword arguments that the network of a recipe is built with."""
+    split, features = ground.split, 1 + len(recipe.differences if isinstance(recipe, DatedRecipe) else ())
     if kind in SERIES:
-        network = SERIES[kind](split.bands * features, split.tiles.steps, split.classes, **recipe.shape())
+        sizes = {"bands": split.bands * features, "steps": split.tiles.steps}
     else:
-        network = NETWORKS[kind](len(split.channels) * features, split.classes, **recipe.shape())
-    return Classifier(ground.normalise(recipe.clip, differences, by_band=kind in SERIES), network, split.classes)
+        sizes = {"channels": len(split.channels) * features}
+    return {**sizes, "classes": split.classes, **recipe.shape()}
 
 
 def fit_network(kind: str, ground: Ground, held: Held | None, recipe: Recipe, task: Task) -> FittedNetwork:
@@ -89,39 +98,58 @@ def fit_network(kind: str, ground: Ground, held: Held | None, recipe: Recipe, ta
         curves |= {
             curve if number == 0 else f"{curve} ({number + 1})": values for curve, values in training.curves.items()
         }
-    return FittedNetwork(members, recipe.average_turns, Found({"epochs": median_high(epochs)}, curves))
+    network = describe(kind, _arguments(kind, ground, recipe), members[0].normalise)
+    return FittedNetwork(members, recipe.average_turns, Found({"epochs": median_high(epochs)}, curves), network)
 
 
 def _trained(kind: str, ground: Ground, held: Held | None, recipe: Recipe, task: Task) -> Training:
     """Train one network, going on from the checkpoint in ``task.folder`` where a killed run left one."""
+    task = replace(task, hardware=counted(task.hardware))
     training = Training(build(kind, ground, recipe, task.seed), ground, held, recipe, task)
     checkpoint = _checkpoint(task.folder / CHECKPOINT)
+    resume = checkpoint is not None
+    if task.hardware.processes > 1 and not (checkpoint is not None and checkpoint["finished"]):
+        given = kind, ground, held, recipe, replace(task, measure=_unasked), resume
+        devices.together(_run_shared, given, task.hardware, task.name, task.folder / SHARED)
+        checkpoint = _checkpoint(task.folder / CHECKPOINT)
+        assert checkpoint is not None, "every epoch leaves a checkpoint"
+        assert checkpoint["finished"], "the processes ended before the training did"
     if checkpoint is not None and checkpoint["finished"]:
         training.load_state_dict(checkpoint["state_dict"])
         training.on_load_checkpoint(checkpoint)
     else:
-        _run(training, task, checkpoint is not None)
+        _run(training, task, resume)
     return training
+
+
+def _run_shared(kind: str, ground: Ground, held: Held | None, recipe: Recipe, task: Task, resume: bool) -> None:  # noqa: PLR0917
+    """Train one network as one of several processes, up to the checkpoint of the last epoch."""
+    _run(Training(build(kind, ground, recipe, task.seed), ground, held, recipe, task), task, resume)
+
+
+def _unasked(*_: np.ndarray) -> float:
+    """Stand for the measure in other processes: a network is decided on by its validation loss."""
+    raise AssertionError("a network asks for no measure")
 
 
 def _run(training: Training, task: Task, resume: bool) -> None:
     """Hand the training to Lightning, without its chatter."""
     _hush()
-    hardware, recipe = task.hardware, training.recipe
+    recipe = training.recipe
     with warnings.catch_warnings():
-        # Loading in a worker process would cost more than cutting a chip does; a run goes on in its old folder.
+        # Loading in a worker process would cost more than cutting a chip does; a run goes on in its old folder; under
+        # SLURM this process starts the others itself.
         for text in (
             ".*does not have many workers.*",
             ".*LeafSpec.*",
             ".*exists and is not empty.*",
             ".*in eval mode.*",
+            ".*`srun` command is available.*",
         ):
             warnings.filterwarnings("ignore", text)
-        trainer = lightning.Trainer(
-            accelerator=hardware.device, devices=1, precision=hardware.precision,
-            accumulate_grad_batches=hardware.accumulate,
-            max_epochs=recipe.epochs, gradient_clip_val=recipe.clip_gradient, logger=False, enable_checkpointing=False,
-            enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+        trainer = _trainer(
+            task.hardware, under_slurm=task.hardware.nodes > 1,
+            max_epochs=recipe.epochs, gradient_clip_val=recipe.clip_gradient, num_sanity_val_steps=0,
             reload_dataloaders_every_n_epochs=1, deterministic="warn", default_root_dir=str(task.folder),
         )  # fmt: skip
         path = str(task.folder / CHECKPOINT) if resume else None
@@ -133,8 +161,23 @@ def _hush() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 
 
-def check_hardware(hardware: Hardware) -> None:
-    """Refuse a device or a precision that this machine does not have, before any work is done.
+def _trainer(hardware: Hardware, under_slurm: bool = False, **more: Any) -> Any:
+    """Make Lightning's trainer; which process this is it is told, and does not guess from where it finds itself."""
+    from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
+
+    return lightning.Trainer(
+        accelerator=hardware.device, devices=hardware.devices, num_nodes=hardware.nodes,
+        strategy="auto" if (hardware.devices, hardware.nodes) == (1, 1) else hardware.strategy,
+        precision=hardware.precision, accumulate_grad_batches=hardware.accumulate,
+        plugins=[SLURMEnvironment(auto_requeue=False) if under_slurm else LightningEnvironment()],
+        # Every process cuts its own share of a batch, and says itself what it has come to.
+        use_distributed_sampler=False, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, **more,
+    )  # fmt: skip
+
+
+def check_hardware(hardware: Hardware) -> Hardware:
+    """Refuse devices, nodes or a precision that there are not, before any work is done; counts devices "auto".
 
     Raises:
         SettingError: Lightning cannot train with them here.
@@ -145,16 +188,46 @@ def check_hardware(hardware: Hardware) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            lightning.Trainer(
-                accelerator=hardware.device, devices=1, precision=hardware.precision, logger=False,
-                enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-            )  # fmt: skip
-    except (MisconfigurationException, ImportError, ValueError, RuntimeError) as fault:
+            trainer = _trainer(hardware)
+            _try_out(trainer, hardware)
+    except (MisconfigurationException, ImportError, ValueError, RuntimeError, TypeError) as fault:
         reason = " ".join(str(fault).split()).rstrip(".")
+        several = "" if hardware.devices == 1 else f" and train.devices {hardware.devices}"
         raise SettingError(
-            f"train.device {hardware.device} with train.precision {hardware.precision} cannot be used on this machine "
-            f"({reason}); take device auto and precision 32-true."
+            f"train.device {hardware.device} with train.precision {hardware.precision}{several} cannot be used on this "
+            f"machine ({reason}); take device auto, devices 1 and precision 32-true."
         ) from fault
+    found = replace(hardware, devices=int(trainer.num_devices))
+    devices.check_nodes(found)
+    return found
+
+
+def counted(hardware: Hardware) -> Hardware:
+    """Put the number of devices of this machine in place of "auto"."""
+    return check_hardware(hardware) if hardware.devices == "auto" else hardware
+
+
+def _try_out(trainer: Any, hardware: Hardware) -> None:
+    """Take one step of the smallest network in the precision asked for.
+
+    Raises:
+        ValueError: Lightning would take another precision, or start processes that do not each hold the network.
+        RuntimeError: the device cannot compute with it.
+    """
+    from lightning.pytorch.strategies import DDPStrategy
+
+    if hardware.precision in ("16", "16-mixed") and trainer.precision == "bf16-mixed":
+        raise ValueError("it computes mixed with bfloat16 only; bf16-mixed says so")
+    several = trainer.world_size > 1
+    if several and not isinstance(trainer.strategy, DDPStrategy):
+        raise ValueError(f"several of them need {type(trainer.strategy).__name__}, which is not provided for")
+    device = trainer.strategy.root_device
+    if several and device.type == "cuda":
+        return  # each device belongs to the process that will train on it
+    precision = trainer.precision_plugin
+    network = precision.convert_module(nn.Conv2d(1, 1, 1)).to(device)
+    with precision.train_step_context():
+        network(precision.convert_input(torch.ones(1, 1, 2, 2)).to(device)).sum().backward()
 
 
 def _checkpoint(path: Path) -> dict[str, Any] | None:
@@ -194,11 +267,16 @@ class Training(lightning.LightningModule):
         if held is not None:
             self.curves |= {"validation loss": [], "validation accuracy": []}
         self._losses: list[Tensor] = []
+        self._chips: Chips | None = None
 
-    def train_dataloader(self) -> DataLoader[Batch]:
-        """Draw the chips of the current epoch."""
+    def train_dataloader(self) -> DataLoader[Batch] | Ahead:
+        """Draw the chips of the current epoch; of several processes each gets its share of every batch."""
         recipe = self.recipe.model_copy(update={"steps": self.recipe.steps * self.task.hardware.accumulate})
-        return DataLoader(Chips(self._data[0], recipe, self.task.seed, self.current_epoch), batch_size=None)
+        self._chips = self._chips or Chips(self._data[0], recipe, self.task.seed, 0)
+        chips: Dataset[Batch] = self._chips.of_epoch(self.current_epoch)
+        if self.trainer.world_size > 1:
+            chips = Share(chips, share(recipe.batch, self.global_rank, self.trainer.world_size))
+        return feed(chips, self.task.hardware.workers)
 
     def configure_optimizers(self) -> Any:
         """AdamW without decay of gains, shifts and biases; the learning rate moves every step."""
@@ -213,10 +291,16 @@ class Training(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: Batch, step: int) -> Tensor:
-        """Cross-entropy of the labelled pixels of a batch."""
+        """Cross-entropy of the labelled pixels of a batch.
+
+        Of several processes each gives its part of the sum over the whole batch, times their number, as Lightning
+        takes the mean of their gradients: so it is the gradient that one process would find.
+        """
         image, valid, days, labels = batch
+        valid = valid.to(image)
         # Dropout and augmentation draw from the step's own seed, so that a step is the same after a restart.
-        seed = hash((self.task.seed, self.current_epoch, step)) % 2**63
+        own = (self.global_rank,) if self.global_rank else ()
+        seed = hash((self.task.seed, self.current_epoch, step, *own)) % 2**63
         torch.manual_seed(seed)
         draw = torch.Generator().manual_seed(seed)
         if self.recipe.hide > 0:
@@ -227,14 +311,27 @@ class Training(lightning.LightningModule):
         varied = self._normalised(image, valid, draw)
         logits = self.classifier.answer(varied.contiguous(memory_format=torch.channels_last), valid, days)
         labelled = labels != UNLABELLED
-        chosen, reference = logits.permute(0, 2, 3, 1)[labelled], labels[labelled]
-        self.shown += torch.bincount(reference, minlength=len(self.shown))
+        chosen, reference = logits.permute(0, 2, 3, 1)[labelled], labels[labelled].long()
+        counts = torch.bincount(reference, minlength=len(self.shown))
+        everywhere = self._summed(counts)
+        self.shown += everywhere
         if len(reference) == 0:
-            nothing: Tensor = logits.sum() * 0.0
-            return nothing
-        loss = functional.cross_entropy(chosen, reference, self.weights, label_smoothing=self.recipe.smoothing)
-        self._losses.append(loss.detach())
-        return loss
+            loss: Tensor = logits.sum() * 0.0
+        else:
+            loss = functional.cross_entropy(chosen, reference, self.weights, label_smoothing=self.recipe.smoothing)
+            loss = loss * ((counts * self.weights).sum() / (everywhere * self.weights).sum())
+        if everywhere.any():
+            self._losses.append(loss.detach())
+        whole: Tensor = loss * self.trainer.world_size
+        return whole
+
+    def _summed(self, values: Tensor) -> Tensor:
+        """Sum over all processes."""
+        if self.trainer.world_size == 1:
+            return values
+        total = values.clone()
+        torch.distributed.all_reduce(total)
+        return total
 
     def _channels(self) -> augmentation.Channels:
         """Say what the channels of the image are."""
@@ -262,10 +359,11 @@ class Training(lightning.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Validate, keep the best weights, or the last, and say whether it is worth going on."""
-        self.curves["training loss"].append(float(torch.stack(self._losses).mean()) if self._losses else 0.0)
+        losses = self._summed(torch.stack(self._losses)).mean() if self._losses else 0.0
+        self.curves["training loss"].append(float(losses))
         self._losses.clear()
         held = self._data[1]
-        loss = self._validate(held) if held is not None else -float(self.current_epoch)
+        loss = self._validated(held) if held is not None else -float(self.current_epoch)
         if self.recipe.keep == "last" and np.isfinite(loss):
             loss = -float(self.current_epoch)
         if loss < self.best_loss:
@@ -274,7 +372,8 @@ class Training(lightning.LightningModule):
         if self.current_epoch - self.best_epoch >= self.recipe.patience:
             self.trainer.should_stop = True
         self._keep_going_point()
-        progress.report(self.task.name, self.current_epoch + 1, self.recipe.epochs)
+        if self.trainer.is_global_zero:
+            progress.report(self.task.name, self.current_epoch + 1, self.recipe.epochs)
 
     def _keep_going_point(self) -> None:
         """Write the checkpoint of this epoch over the last one, whole or not at all."""
@@ -283,8 +382,16 @@ class Training(lightning.LightningModule):
         if self.trainer.is_global_zero:
             path.with_suffix(".new").replace(path)
 
-    def _validate(self, held: Held) -> float:
-        """Mean loss on the held-out pixels, after the correction to the training prior."""
+    def _validated(self, held: Held) -> float:
+        """Validate in the first process alone, so that all go by the very same loss, and note it down."""
+        found = self._validate(held) if self.trainer.is_global_zero else (0.0, 0.0)
+        loss, accuracy = self.trainer.strategy.broadcast(found)
+        self.curves["validation loss"].append(loss)
+        self.curves["validation accuracy"].append(accuracy)
+        return float(loss)
+
+    def _validate(self, held: Held) -> tuple[float, float]:
+        """Mean loss on the held-out pixels, after the correction to the training prior, and the share that is right."""
         classifier = self.corrected()
         total, right, pixels = 0.0, 0, 0
         at = [window.any() for window in held.at]
@@ -294,9 +401,7 @@ class Training(lightning.LightningModule):
             right += int((logits.argmax(axis=1) == reference).sum())
             pixels += len(reference)
         # Plain numbers: a checkpoint with any other type is refused on loading.
-        self.curves["validation loss"].append(float(total / pixels))
-        self.curves["validation accuracy"].append(float(right / pixels))
-        return self.curves["validation loss"][-1]
+        return float(total / pixels), float(right / pixels)
 
     def corrected(self) -> Classifier:
         """Give the averaged network with the correction for the class shares it was shown and weighted with."""
@@ -331,6 +436,25 @@ class Training(lightning.LightningModule):
         self.best = checkpoint["best"]
         self.best_loss, self.best_epoch = checkpoint["decided"]
         self.curves = checkpoint["curves"]
+
+
+class Share(Dataset[Batch]):
+    """Some rows of every batch."""
+
+    def __init__(self, batches: Dataset[Batch], rows: slice) -> None:
+        self.batches, self.rows = batches, rows
+
+    def __len__(self) -> int:
+        return len(self.batches)  # type: ignore[arg-type]
+
+    def __getitem__(self, step: int) -> Batch:
+        image, valid, days, labels = self.batches[step]
+        return image[self.rows], valid[self.rows], days[self.rows], labels[self.rows]
+
+
+def share(batch: int, rank: int, processes: int) -> slice:
+    """Give the rows of a batch that one of several processes trains on: all rows once, shares alike to within one."""
+    return slice(rank * batch // processes, (rank + 1) * batch // processes)
 
 
 def rate(step: int, total: int, schedule: str) -> float:

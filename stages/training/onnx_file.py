@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +51,25 @@ def export_module(module: nn.Module, normalise: Normalise, stride: int, path: Pa
 
 def save_weights(module: nn.Module, path: Path) -> None:
     """Write every tensor of a module by name."""
+    _write_tensors(module.state_dict(), path)
+
+
+def join_weights(members: Sequence[Path], path: Path) -> None:
+    """Write the tensors of several files as those of `members.0`, `members.1` and so on."""
+    from safetensors.torch import load_file
+
+    _write_tensors({
+        f"members.{number}.{name}": tensor
+        for number, member in enumerate(members)
+        for name, tensor in load_file(str(member)).items()
+    }, path)  # fmt: skip
+
+
+def _write_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     from safetensors.torch import save
 
     # Written by ourselves, as the library's own writer makes files that only their owner may read.
-    path.write_bytes(save({name: tensor.contiguous() for name, tensor in module.state_dict().items()}))
+    path.write_bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}))
 
 
 def export_forest(rows: nn.Module, normalise: Normalise, forest: Any, correction: np.ndarray, path: Path) -> None:

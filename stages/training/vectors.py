@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from stages.formats.weights import ONNX
+from stages.formats.weights import ONNX, WEIGHTS
 from stages.models.classifier import Classifier
 from stages.models.context import Context
 from stages.models.kernel import KernelMachine
+from stages.models.rebuild import Description, describe_machine
 from stages.training import calibration
 from stages.training.fitted import Found, Task
 from stages.training.ground import Ground
 from stages.training.held import Held
-from stages.training.onnx_file import export_module
+from stages.training.onnx_file import export_module, save_weights
 from stages.training.recipes import VectorRecipe
 from stages.training.table import Features, draw_stratified, features_of
 
@@ -48,8 +49,14 @@ class FittedVectors:
         return np.concatenate(found)[None]
 
     def export(self, folder: Path) -> None:
-        """Write `model.onnx`."""
+        """Write `model.onnx` and `weights.safetensors`."""
         export_module(self.classifier, self.features.normalise, 1, folder / ONNX)
+        save_weights(self.classifier, folder / WEIGHTS)
+
+    @property
+    def network(self) -> Description:
+        """How to build it again."""
+        return describe_machine(self.machine, self.features.normalise)
 
 
 def fit_vectors(ground: Ground, held: Held | None, recipe: VectorRecipe, task: Task) -> FittedVectors:
