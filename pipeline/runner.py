@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pipeline import artifacts, cluster, fetch
+from pipeline import artifacts, cluster, fetch, publish
 from pipeline.artifacts import Manifest, read_manifest
 from pipeline.config import Area
 from pipeline.fingerprint import (
@@ -193,7 +193,8 @@ def run(area: Area, target: str = "all", keep_model: bool = False) -> list[Done]
     """Bring ``target`` (a stage, or all) and everything above it up to date; the caller holds the area's lock.
 
     Raises:
-        TerrastageError: an input, a setting or the disk prevents it; the artifacts stand as they were.
+        TerrastageError: an input, a setting or the disk prevents it, and the artifacts stand as they were; or the
+            finished map cannot be published.
     """
     steps, done = _prepared(area, target, keep_model), []
     with ExitStack() as resources:
@@ -206,10 +207,12 @@ def run(area: Area, target: str = "all", keep_model: bool = False) -> list[Done]
             if step.fault is not None:
                 raise step.fault
             if not opened:
-                resources.enter_context(cluster.opened(area.settings.cluster))
+                resources.enter_context(cluster.opened(area.settings.cluster, area.data))
                 opened = True
             done.append(Done(step.stage.name, _execute(area, step)))
     _mark_kept(area, steps)
+    if area.settings.publish.to is not None and any(step.stage.writes == publish.MAP for step in steps):
+        publish.publish(area.data, area.settings.publish.to)
     return done
 
 
@@ -329,13 +332,15 @@ def _manifest(area: Area, step: Step, scratch: Path, started: str, seconds: floa
 
 
 def _translated(area: Area, stage: Stage, fault: BaseException) -> ArtifactError | None:
-    """Tell in one sentence what the user can do something about: a full disk, a file that may not be used."""
+    """Tell in one sentence what the user can do something about: a full disk, a forbidden file, a lost cluster."""
     if _disk_full(area, fault):
         return ArtifactError(
             f"The disk is full: {stage.name} could not write to {area.data} ({_free_mb(area):.1f} MB free); "
             "free some space and run again, the earlier artifact is untouched."
         )
     for cause in _causes(fault):
+        if told := cluster.lost(cause):
+            return told
         if isinstance(cause, OSError) and cause.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             return ArtifactError(
                 f"{stage.name} may not use {cause.filename or area.data} ({cause.strerror}); check its permissions."

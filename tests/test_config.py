@@ -71,7 +71,7 @@ def test_a_change_below_a_value_is_refused(toy: Toy) -> None:
         ("ingest.scenes.0=3", ["ingest.scenes[0] is 3", "path"]),
         ("label.file=", ["label.file is empty", "path"]),
         ("train=5", ["train is 5", "section"]),
-        ("cluster.kind=slurm", ["cluster.kind is slurm", "threads, local, address"]),
+        ("cluster.kind=cloud", ["cluster.kind is cloud", "threads, local, address, slurm"]),
         ("cluster={kind: local, workers: 0}", ["cluster.workers is 0", "at least 1"]),
         ("cluster={kind: address, adress: tcp://a:1}", ["cluster.adress", "cluster.address"]),
         ("cluster.threads=2", ["cluster.threads belongs to cluster.kind local"]),
