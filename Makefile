@@ -9,12 +9,13 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 p
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PEERS := data/bench/peers/.venv
 TERRASTAGE := $(BIN)/terrastage
 ASKED := --area $(AREA) $(foreach change,$(SET),--set '$(change)')
 
 .DEFAULT_GOAL := help
-.PHONY: help env run $(STAGES) status graph list fetch init clean $(CLEANS) batch schedule compare bench test \
-	test-real check gpu-check
+.PHONY: help env run $(STAGES) status graph list fetch init clean $(CLEANS) batch schedule compare bench bench-peers \
+	plan test test-real check gpu-check
 
 help: ## this list
 	@awk 'function row(name, text) { printf "  %-15s %s\n", name, text } \
@@ -44,6 +45,8 @@ $(STAGES): $(READY)
 ##@ Look and clean
 status: $(READY) ## which artifacts are fresh, stale or missing, and why
 	@$(TERRASTAGE) status $(ASKED)
+plan: $(READY) ## tiles, gigabytes and minutes before anything starts (SIDE=100000: of a square scene, on paper)
+	@$(TERRASTAGE) plan $(ASKED) $(if $(SIDE),--side $(SIDE))
 graph: $(READY) ## the stages with what they read and write
 	@$(TERRASTAGE) graph
 list: $(READY) ## the areas
@@ -68,9 +71,10 @@ check: $(READY) ## format, lint, strict types, import contracts
 	@$(BIN)/ruff check
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-bench: $(READY) ## the benchmarks
-	@for name in $(basename $(notdir $(wildcard tests/benchmarks/[a-z]*.py))); do \
-	  echo "== $$name"; $(BIN)/python -m tests.benchmarks.$$name || exit 1; done
+bench: $(READY) ## ours beside its limits in one table, written to data/bench/bench.json (BENCH="--quick --only feed")
+	@$(BIN)/python -m tests.benchmarks $(BENCH)
+bench-peers: $(READY) $(PEERS)/.ready ## the same beside TorchGeo, in an environment of its own (6 GB, made once)
+	@$(BIN)/python -m tests.benchmarks --peers --out data/bench/peers.json $(BENCH)
 gpu-check: $(READY) ## accelerator against CPU: parity, rates, memory
 	@$(TERRASTAGE) gpu-check
 
@@ -80,4 +84,10 @@ $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+$(PEERS)/.ready: tests/benchmarks/peers/requirements.txt
+	@echo 'Making $(PEERS) from $< (6 GB, a few minutes, once; remove the folder to be rid of it) ...'
+	@$(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@

@@ -30,6 +30,16 @@ def test_a_turn_is_one_of_the_eight_and_the_same_for_image_validity_and_labels()
     assert seen == set(range(8))
 
 
+def test_a_turn_is_the_one_that_albumentations_draws() -> None:
+    image = np.random.default_rng(0).normal(size=(7, 7, 1)).astype(np.float32)
+    valid, labels = np.ones((1, 7, 7), bool), np.zeros((7, 7), np.uint8)
+    ours, theirs = augmentation.mover(TURN), augmentation.mover(TURN)
+    for seed in range(30):
+        theirs.set_random_seed(seed)
+        found, _, _ = augmentation.move(ours, (image[None, ..., 0], valid, labels), seed)
+        np.testing.assert_array_equal(found[0], theirs(image=image)["image"][..., 0])
+
+
 def test_nothing_moves_where_the_recipe_moves_nothing() -> None:
     assert augmentation.mover(STILL) is None
 

@@ -1,62 +1,73 @@
 """Measure how fast `classify` maps a cube of series with an LSTM, against eager torch on pixels held in memory.
 
-Run it as `python -m tests.benchmarks.series`; `--side 512` makes a quick one.
+    python -m tests.benchmarks.series [--quick]
+
+The limit is torch's own LSTM with the same weights on batches of 65,536 pixels, one read of the cube as a GeoTIFF of
+all bands of all dates, and one write of class and confidence.
 """
 
 from __future__ import annotations
 
-import argparse
-import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from stages import classify
 from stages.formats.calendar import day_of
 from stages.formats.tiles import Tiles
 from stages.formats.weights import ONNX, write_card
-from stages.geo.grid import Grid
-from stages.inference.predictor import Predictor
+from stages.geo.grid import Window
+from tests.benchmarks.inputs import (
+    RASTER,
+    THREADS,
+    TILES,
+    field_of,
+    grid_of,
+    map_seconds,
+    write_layers,
+    write_raster,
+)
+from tests.benchmarks.networks import CLASSES
+from tests.benchmarks.pairs import Work, main, side_of
 from tests.networks import card_of
-from tests.processes import alone, peak_mb
 
-STEPS, BANDS, CLASSES, HIDDEN, TILE, BATCH = 12, 6, 7, 64, 256, 65_536
+STEPS, BANDS, HIDDEN, BATCH = 12, 6, 64, 65_536
 NAMES = tuple(f"b{i}" for i in range(BANDS))
 DATES = tuple(f"2018-{month:02}-15" for month in range(1, STEPS + 1))
+#: Largest difference of a probability between the shipped graph and torch's own LSTM.
+ALIKE = 1e-5
 
 
-def main() -> None:
-    """Print seconds, ratio, largest difference of a probability, and peak memory at two heights."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--side", type=int, default=2048, help="side of the cube in pixels")
-    side = parser.parse_args().side
-    with tempfile.TemporaryDirectory() as root:
-        folder = Path(root)
-        for height in (side, side // 2):
-            alone(_write_cube, folder / f"tiles{height}", height, side)
-        alone(_write_model, folder / "lstm")
-        seconds, peak = alone(_ours, folder, side)
-        _, low_peak = alone(_ours, folder, side // 2)
-        limit = alone(_eager, side)
-        off = alone(_difference, folder, side)
-        print(f"{side} x {side}, {STEPS} dates x {BANDS} bands, LSTM of {HIDDEN}, two threads, read and write included")
-        print(f"{'ours':>10}{'limit':>10}{'ratio':>8}{'px/s':>10}{'difference':>12}{'peak':>10}{'peak at half':>14}")
-        print(f"{seconds:>8.1f} s{limit:>8.1f} s{seconds / limit:>8.2f}{side**2 / seconds:>10,.0f}{off:>12.1e}"
-              f"{peak:>7.0f} MB{low_peak:>11.0f} MB")  # fmt: skip
+def prepare(folder: Path) -> None:
+    _write_cube(folder, side_of(folder, 2048, 512))
+    _write_model(folder / "lstm")
+    _check_alike(folder)
 
 
-def _write_cube(folder: Path, height: int, width: int) -> None:
-    folder.mkdir()
-    grid = Grid("EPSG:32633", 10.0, 500_000.0, 5_400_000.0, width, height, TILE)
-    tiles = Tiles.create(folder, grid, NAMES, DATES, "scaled", step="1 month")
-    rng = np.random.default_rng(0)
-    for _, _, window in grid.tiles():
-        shape = (window.height, window.width)
-        values = rng.integers(0, 5000, (STEPS, BANDS, *shape)).astype(np.float32) / np.float32(10_000)
-        tiles.write(window, values, np.ones((STEPS, *shape), bool))
+def _write_cube(folder: Path, side: int) -> None:
+    """Write the cube as a tile store and as a GeoTIFF with the same values."""
+    grid = grid_of(side)
+    (folder / TILES).mkdir()
+    tiles = Tiles.create(folder / TILES, grid, NAMES, DATES, "scaled", step="1 month")
+    field = field_of(BANDS) / np.float32(10_000)
+    sides = field.shape[1] - grid.tile
+
+    def values(window: Window) -> np.ndarray:
+        """Cut every date at another place: (time, band, y, x)."""
+        first = window.row // grid.tile * 89 + window.col // grid.tile * 31
+        corners = [((first + 53 * step) % sides, (2 * first + 97 * step) % sides) for step in range(STEPS)]
+        return np.stack([field[:, row : row + window.height, col : col + window.width] for row, col in corners])
+
+    def write(window: Window) -> None:
+        tiles.write(window, values(window), np.ones((STEPS, window.height, window.width), bool))
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(write, [window for _, _, window in grid.tiles()]))
+    channels = STEPS * BANDS
+    write_raster(folder / RASTER, grid, channels, lambda window: values(window).reshape(channels, window.height, -1))
 
 
 def _classifier() -> Any:
@@ -83,18 +94,6 @@ def _write_model(folder: Path) -> None:
     write_card(folder, replace(card, days=tuple(day_of(date) for date in DATES)))
 
 
-def _ours(root: Path, height: int) -> tuple[float, float]:
-    """Map the cube: seconds and peak memory in MB."""
-    import dask
-
-    out = root / f"map{height}"
-    out.mkdir()
-    begin = time.perf_counter()
-    with dask.config.set(scheduler="threads", num_workers=2):
-        classify.run(root / f"tiles{height}", root / "lstm", out, classify.Config())
-    return time.perf_counter() - begin, peak_mb()
-
-
 def _plain() -> Any:
     """Build the same network of torch's own parts: (pixels, steps, bands) in, logits out."""
     import torch
@@ -111,33 +110,58 @@ def _plain() -> Any:
     return lambda series: ours.head(lstm(series)[0][:, -1])
 
 
-def _eager(height: int) -> float:
-    """Run eager torch with default settings over batches that are in memory already."""
+def ours(folder: Path) -> float:
+    return map_seconds(folder / TILES, folder / "lstm")
+
+
+def least(folder: Path) -> float:
+    """Read the cube, run eager torch over batches that lie in memory, normalised, already, and write: seconds."""
+    import rasterio
     import torch
 
-    torch.set_num_threads(2)
-    network = _plain()
-    series = torch.rand((BATCH, STEPS, BANDS), generator=torch.Generator().manual_seed(0))
+    torch.set_num_threads(THREADS)
+    network, normalise = _plain(), _classifier().normalise
+    mean, deviation = (part.reshape(STEPS, BANDS) for part in (normalise.mean, normalise.deviation))
     begin = time.perf_counter()
+    with rasterio.open(folder / RASTER) as source:
+        image, profile = source.read(), source.profile
+    spent = time.perf_counter() - begin
+    pixels = image.reshape(STEPS, BANDS, -1)
+    layers = np.empty((2, pixels.shape[2]), np.uint8)
     with torch.inference_mode():
-        for _ in range(height * height // BATCH):
-            network(series).max(1)
-    return time.perf_counter() - begin
+        for first in range(0, pixels.shape[2], BATCH):
+            some = np.ascontiguousarray(pixels[..., first : first + BATCH].transpose(2, 0, 1))
+            batch = ((torch.from_numpy(some) - mean) / deviation).clamp(-normalise.clip, normalise.clip)
+            if first == 0:
+                network(batch)
+            begin = time.perf_counter()
+            best, index = torch.softmax(network(batch), 1).max(1)
+            layers[0, first : first + BATCH] = index.byte()
+            layers[1, first : first + BATCH] = (best * 100).round_().byte()
+            spent += time.perf_counter() - begin
+    begin = time.perf_counter()
+    write_layers(folder / "limit.tif", layers.reshape(2, *image.shape[1:]), profile)
+    return spent + time.perf_counter() - begin
 
 
-def _difference(root: Path, height: int) -> float:
-    """Find the largest difference between the shipped graph and eager torch, in probability."""
+def _check_alike(folder: Path) -> None:
+    """Make sure that what is raced is the same: the shipped graph and torch's own LSTM."""
+    import onnxruntime as ort
     import torch
 
-    tiles = Tiles(root / f"tiles{height}")
-    image, valid = tiles.read_channels(next(tiles.grid.tiles())[2])
-    found = Predictor(root / "lstm").probabilities(image[None], valid[None], tiles.days)[0]
+    tiles = Tiles(folder / TILES)
+    image, valid = tiles.read_channels(Window(0, 0, 64, 64))
+    session = ort.InferenceSession(str(folder / "lstm" / ONNX), providers=["CPUExecutionProvider"])
+    known = {"image": image[None], "valid": valid[None].astype(np.float32), "days": np.float32([tiles.days])}
+    logits = session.run(["logits"], {entry.name: known[entry.name] for entry in session.get_inputs()})[0]
     with torch.inference_mode():
         scaled = _classifier().normalise(torch.from_numpy(image)[None], torch.from_numpy(valid)[None].float())
         series = scaled.reshape(STEPS, BANDS, -1).permute(2, 0, 1)
-        expected = torch.softmax(_plain()(series), 1).T.reshape(found.shape).numpy()
-    return float(np.abs(found - expected).max())
+        expected = torch.softmax(_plain()(series), 1).T.reshape(logits[0].shape).numpy()
+    np.testing.assert_allclose(torch.softmax(torch.from_numpy(logits[0]), 0).numpy(), expected, atol=ALIKE)
 
+
+WORKS = (Work("LSTM of 64 on every pixel, 2048 x 2048 x 12 x 6", "s", 0.55, prepare, ours, least),)
 
 if __name__ == "__main__":
-    main()
+    main(WORKS)

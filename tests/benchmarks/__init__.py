@@ -1,0 +1,1 @@
+"""Benchmarks: what the stages cost, against the least there is to do."""
