@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -100,7 +102,19 @@ def made_ready(store: Tiles, folder: Path, config: Config, scratch: Path) -> tup
     """Lay out the map, check what computes it, and fit it into the memory of a process."""
     stream, computed = prepare(stream_of(store, folder, config, placing=config), scratch)
     batch = None if config.batch == "auto" else config.batch
-    return planned(stream, bytes_of(config.memory), os.cpu_count() or 1, batch), computed
+    return planned(stream, bytes_of(config.memory), threads(), batch), computed
+
+
+def threads() -> int:
+    """Count the threads of this process that work on blocks."""
+    import dask
+
+    if "distributed" in sys.modules:
+        from distributed import get_worker
+
+        with suppress(ValueError):  # this process is no worker
+            return int(get_worker().state.nthreads)
+    return int(dask.config.get("num_workers", None) or os.cpu_count() or 1)
 
 
 def bands_of(config: Config, card: ModelCard) -> dict[str, int]:

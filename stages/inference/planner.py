@@ -183,7 +183,10 @@ def fitted(
 
 def windows_of(layout: Layout, blocks: Sequence[Block]) -> int:
     """Count the windows that are predicted, those that several blocks need as often as they do."""
-    return sum(len(rows) * len(cols) for rows, cols in map(layout.touching, blocks))
+    # Blocks beside one another need the same rows, and those below one another the same columns.
+    rows = {row: len(layout.touching(block)[0]) for row, block in {block.window.row: block for block in blocks}.items()}
+    cols = {col: len(layout.touching(block)[1]) for col, block in {block.window.col: block for block in blocks}.items()}
+    return sum(rows[block.window.row] * cols[block.window.col] for block in blocks)
 
 
 def planned(stream: Stream, budget: float, workers: int, batch: int | None) -> Stream:
