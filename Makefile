@@ -14,7 +14,7 @@ TERRASTAGE := $(BIN)/terrastage
 ASKED := --area $(AREA) $(foreach change,$(SET),--set '$(change)')
 
 .DEFAULT_GOAL := help
-.PHONY: help env run $(STAGES) status graph list fetch init clean $(CLEANS) batch schedule compare bench bench-peers \
+.PHONY: help env run $(STAGES) status graph list fetch init clean $(CLEANS) publish cluster batch schedule compare bench bench-peers \
 	plan test test-real check gpu-check
 
 help: ## this list
@@ -33,6 +33,8 @@ fetch: $(READY) ## only fetch the area's sample data
 	@$(TERRASTAGE) fetch $(ASKED)
 init: $(READY) ## write a config: make init NAME=mine SCENES='scenes/*.tif' LABELS=fields.gpkg FIELD=crop
 	@$(TERRASTAGE) init $(NAME) --scenes '$(SCENES)' $(if $(LABELS),--labels '$(LABELS)') $(if $(FIELD),--field '$(FIELD)')
+publish: $(READY) ## copy the finished map to publish.to (s3://bucket/folder, file:///folder)
+	@$(TERRASTAGE) publish $(ASKED)
 batch: $(READY) ## run every area that is no example, or AREAS="a b"
 	@$(TERRASTAGE) batch $(AREAS)
 schedule: $(READY) ## print the crontab line and the systemd timer of the batch
@@ -47,6 +49,8 @@ status: $(READY) ## which artifacts are fresh, stale or missing, and why
 	@$(TERRASTAGE) status $(ASKED)
 plan: $(READY) ## tiles, gigabytes and minutes before anything starts (SIDE=100000: of a square scene, on paper)
 	@$(TERRASTAGE) plan $(ASKED) $(if $(SIDE),--side $(SIDE))
+cluster: $(READY) ## where the work would be done; of SLURM the script of a job
+	@$(TERRASTAGE) cluster $(ASKED)
 graph: $(READY) ## the stages with what they read and write
 	@$(TERRASTAGE) graph
 list: $(READY) ## the areas

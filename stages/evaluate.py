@@ -24,7 +24,7 @@ from stages.formats.weights import CHOICE, ITEM, chosen_folder, fold_folder, rea
 from stages.geo.grid import Window
 from stages.inference.blend import Block, Layout
 from stages.inference.layers import top_class
-from stages.inference.stream import WINDOWS, Piece, Streaming, blocks_of, finished, stream_of
+from stages.inference.stream import Piece, Streaming, blocks_of, finished, stream_of
 
 _logger = logging.getLogger(__name__)
 
@@ -192,7 +192,7 @@ def score_model(store: Tiles, folder: Path, question: Question, block: Block, co
 
 def score_majority(store: Tiles, shares: np.ndarray, question: Question, block: Block, config: Config) -> list[Tallied]:
     """Tally what one knows without looking: everywhere the class ``shares`` (class,) of the training labels."""
-    layout = _layout(store)
+    layout = _layout(store, config)
     return _tallies(_constant(store, layout, shares, question, block), store, question, config.bins)
 
 
@@ -264,7 +264,7 @@ def _plan(inputs: Inputs, name: str, question: Question) -> list[Callable[[], li
         # The independent test set is for the map's model, which may have learnt from every block.
         fold = 0 if question.fold is None and not inputs.samples.refitted else question.fold
         shares = _shares(question.samples, fold)
-        blocks = blocks_of(_layout(store), config, 1)
+        blocks = blocks_of(_layout(store, config), config, 1)
         return [partial(score_majority, store, shares, question, block, config) for block in blocks]
     folder = inputs.folder_of(name, question.fold)
     layout = stream_of(store, folder, config).layout
@@ -278,9 +278,9 @@ def _done(task: Callable[[], list[Tallied]], number: int, total: int) -> list[Ta
     return found
 
 
-def _layout(store: Tiles) -> Layout:
+def _layout(store: Tiles, config: Config) -> Layout:
     """Lay out windows for what looks at nothing."""
-    return Layout(*store.grid.shape, WINDOWS[0], 0, 1, 0)
+    return Layout(*store.grid.shape, config.window, 0, 1, 0)
 
 
 def _shares(samples: Samples, fold: int | None) -> np.ndarray:

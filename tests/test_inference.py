@@ -417,11 +417,14 @@ def test_an_overlap_wider_than_half_a_window_is_refused() -> None:
         Streaming(window=64, overlap=33)
 
 
-@pytest.mark.parametrize(
-    ("margin", "stride", "side", "overlap"),
-    # Of 512 with 24 around each side 1.2 times its pixels are computed, with 48 around 1.4 times, with 64 1.6 times.
-    [(0, 1, 512, 0), (22, 4, 512, 0), (44, 8, 768, 0), (64, 8, 1024, 0), (92, 16, 1024, 32)],
-)
-def test_windows_are_as_wide_as_the_model_looks_far(margin: int, stride: int, side: int, overlap: int) -> None:
-    layout = layout_of(card_of(2, 2, margin=margin, stride=stride), (5000, 5000), Streaming())
-    assert (layout.side, layout.overlap) == (side, overlap)
+@pytest.mark.parametrize(("margin", "overlap"), [(0, 0), (44, 0), (64, 0), (65, 32)])
+def test_windows_overlap_where_a_model_looks_beyond_what_is_read(margin: int, overlap: int) -> None:
+    assert layout_of(card_of(2, 2, margin=margin), (5000, 5000), Streaming()).overlap == overlap
+
+
+def test_without_overlap_there_are_blocks_enough_to_keep_all_workers_busy() -> None:
+    blocks = blocks_of(Layout(4096, 4096, 512, 0, 8, 48), Streaming(), 2)
+    assert len(blocks) == 8
+    assert len({(len(block.rows), len(block.cols)) for block in blocks}) == 1
+    # Six columns of 768 px would be five and one, of which the one worker would wait for the other.
+    assert {len(block.cols) for block in blocks_of(Layout(4096, 4608, 768, 0, 8, 48), Streaming(), 2)} == {3}

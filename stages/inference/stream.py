@@ -31,13 +31,13 @@ _logger = logging.getLogger(__name__)
 MOST_HALO = 64
 #: Pixels that neighbouring windows share where the halo is narrower than what the model looks at.
 OVERLAP = 32
-#: Sides of a window to choose from, and how many times its pixels may be computed, with those around it.
-WINDOWS, MOST_COMPUTED = (512, 768, 1024), 1.3
 #: Values of a window (channels times pixels) at most, unless it is as small as windows of long series may become.
 MOST_VALUES, LEAST_WINDOW = 8_000_000, 64
 #: Rows of windows in one task at most, unless the config says otherwise, and pixels of its width: wider grids are cut
 #: into blocks beside one another, so that the memory of a task does not grow with the grid in either direction.
 MOST_ROWS, MOST_WIDTH = 16, 4096
+#: Tasks of a worker at least, where more of them are no more work.
+TASKS = 4
 #: Calls read ahead of the network.
 READ_AHEAD = 2
 
@@ -50,11 +50,7 @@ Piece = tuple[Window, np.ndarray]
 class Streaming(Settings):
     """How a grid is cut into windows for prediction."""
 
-    window: Annotated[int, Field(ge=16, le=4096)] | Literal["auto"] = Field(
-        "auto",
-        description=f"Side of a prediction window in pixels; auto: {WINDOWS[0]}, or more where a model looks so far "
-        "that its surroundings would cost a third more",
-    )
+    window: int = Field(512, ge=16, le=4096, description="Side of a prediction window in pixels")
     overlap: int | Literal["auto"] = Field(
         "auto",
         description="Pixels that neighbouring windows share and blend over; auto: none where all that a model looks at "
@@ -73,7 +69,7 @@ class Streaming(Settings):
 
     @model_validator(mode="after")
     def _overlap_fits(self) -> Streaming:
-        half = (WINDOWS[0] if self.window == "auto" else self.window) // 2
+        half = self.window // 2
         if self.overlap != "auto" and not 0 <= self.overlap <= half:
             raise ValueError(f"overlap is {self.overlap} px, but 0 to half of window ({half} px) are possible")
         return self
@@ -125,33 +121,31 @@ def layout_of(card: ModelCard, shape: tuple[int, int], config: Streaming) -> Lay
 
 def _side(card: ModelCard, config: Streaming) -> int:
     """Side of a window in pixels: halves of the one asked for until the channels of one fit in memory."""
-    side = _wide_enough(_halo(card)) if config.window == "auto" else config.window
+    side = config.window
     while side > LEAST_WINDOW and len(card.channels) * side**2 > MOST_VALUES:
         side //= 2
     return side
-
-
-def _wide_enough(halo: int) -> int:
-    """Choose the smallest window of which not too much is computed twice."""
-    return next((side for side in WINDOWS if (1 + 2 * halo / side) ** 2 <= MOST_COMPUTED), WINDOWS[-1])
 
 
 def blocks_of(layout: Layout, config: Streaming, workers: int | None = None) -> list[Block]:
     """Divide a layout among ``workers`` (this machine's cores), where the config does not say how.
 
     With an overlap every block predicts windows that are not its own, so more blocks are more work: take the height
-    that is done first, but let no task grow so large that a killed run loses much.
+    that is done first, but let no task grow so large that a killed run loses much. Without one, many blocks keep all
+    workers busy to the end.
     """
     count, workers = len(layout.rows), workers or os.cpu_count() or 1
-    cols = max(1, MOST_WIDTH // layout.cols_wide)
-    beside = -(-len(layout.cols) // cols)
+    beside = -(-len(layout.cols) // max(1, MOST_WIDTH // layout.cols_wide))
+    cols = -(-len(layout.cols) // beside)
 
     def rounds(rows: int) -> int:
-        tasks = -(-count // rows) * beside
-        return -(-tasks // workers) * (rows + (rows < count and layout.overlap > 0))
+        return -(-(-(-count // rows) * beside) // workers) * (rows + (rows < count))
 
-    rows = config.rows or min(range(1, min(count, MOST_ROWS) + 1), key=lambda rows: (rounds(rows), -rows))
-    return layout.blocks(rows, cols)
+    if layout.overlap:
+        rows = min(range(1, min(count, MOST_ROWS) + 1), key=lambda rows: (rounds(rows), -rows))
+    else:
+        rows = min(max(count * beside // (TASKS * workers), 1), MOST_ROWS)
+    return layout.blocks(config.rows or rows, cols)
 
 
 def finished(stream: Stream, block: Block) -> Iterator[Piece]:
