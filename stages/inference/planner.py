@@ -30,7 +30,7 @@ SHOWN = 128
 #: Windows shown to an accelerator at once, at most.
 MOST_BATCH = 16
 #: Bytes that libraries and a model take at most. What a process holds beyond that was left there by the stages before.
-MOST_HELD = 1e9
+MOST_HELD = 5e8
 _UNITS = {"MB": 1e6, "GB": 1e9, "TB": 1e12}
 
 
@@ -161,7 +161,8 @@ def fitted(
     each = windows * ((READ_AHEAD + 1) * cost.shown + said) + sums + 2.0 * layout.rows_high * width
     # What joins the parts of all works on rows of blocks as wide as the grid.
     beside = workers * each + 2.0 * BLOCK * layout.width
-    left = budget - min(cost.held, MOST_HELD) - beside
+    held = min(cost.held, MOST_HELD)
+    left = budget - held - beside
     if batch is None and engine.device != "cpu":
         windows = int(np.clip(left // (cost.call + (READ_AHEAD + 1) * workers * cost.shown), 1, MOST_BATCH))
     at_once = int(np.clip(left // (cost.call * windows), 1, workers))
@@ -175,10 +176,10 @@ def fitted(
     if call > left:
         raise SettingError(
             f"classify.memory is {_written(budget)}, but one call takes {_written(budget - left + call)} at least, of "
-            f"which the libraries hold {_written(min(cost.held, MOST_HELD))}; give it that, or make classify.window "
+            f"which the libraries hold {_written(held)}; give it that, or make classify.window "
             "smaller."
         )
-    return Plan(windows, at_once, most, call, beside, cost.held + at_once * call + beside)
+    return Plan(windows, at_once, most, call, beside, held + at_once * call + beside)
 
 
 def windows_of(layout: Layout, blocks: Sequence[Block]) -> int:
