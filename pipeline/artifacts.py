@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import platform
-import resource
 import shutil
 import subprocess
 from dataclasses import asdict, dataclass, field
@@ -230,23 +229,3 @@ def git_commit(folder: Path) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None if done.returncode == 0 else None
-
-
-def reset_peak_memory() -> None:
-    """Forget the process's peak memory, where the system allows it (Linux), so that a stage's own can be told."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return
-
-
-def peak_memory_mb() -> float:
-    """Tell the peak resident memory of this process since the last reset (or ever), in MB."""
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return round(int(line.split()[1]) / 1024, 1)
-    except (OSError, ValueError, IndexError):
-        pass
-    unit = 1024 * 1024 if os.uname().sysname == "Darwin" else 1024
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)

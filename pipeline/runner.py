@@ -27,6 +27,7 @@ from pipeline.fingerprint import (
     whole_config,
 )
 from pipeline.graph import LABELLED, Stage, check_signature, check_stage
+from stages import memory
 from stages.errors import ArtifactError, ModelError, SettingError, TerrastageError
 
 _logger = logging.getLogger(__name__)
@@ -277,7 +278,7 @@ def _execute(area: Area, step: Step) -> float:
     resumes = bool(getattr(module, "RESUMES", False))
     _say(step, "running")
     begun, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
-    artifacts.reset_peak_memory()
+    memory.forget_peak()
     try:
         scratch = artifacts.open_scratch(area.data, stage.name, step.key, resumes)
         inputs = {name: _input(area, step, name) for name in stage.reads}
@@ -326,7 +327,7 @@ def _manifest(area: Area, step: Step, scratch: Path, started: str, seconds: floa
         seed=getattr(config, "seed", None),
         started=started,
         seconds=seconds,
-        peak_memory_mb=artifacts.peak_memory_mb(),
+        peak_memory_mb=round(memory.peak() / 1024**2, 1),
         outputs=artifacts.outputs_of(scratch),
     )
 

@@ -11,6 +11,7 @@ import pytest
 
 from pipeline import artifacts
 from pipeline.artifacts import Manifest, absence, publish, read_manifest, recover, write_manifest
+from stages import memory
 
 
 def manifest(**values: object) -> Manifest:
@@ -197,8 +198,8 @@ def test_versions_are_told_without_importing(tmp_path: Path) -> None:
 
 
 def test_peak_memory_is_of_this_stage() -> None:
-    artifacts.reset_peak_memory()
-    before = artifacts.peak_memory_mb()
+    memory.forget_peak()
+    before = memory.peak() / 1024**2
     block = bytearray(60_000_000)
-    assert artifacts.peak_memory_mb() - before > 40
+    assert memory.peak() / 1024**2 - before > 40
     del block

@@ -5,16 +5,15 @@ from __future__ import annotations
 import ctypes
 import gc
 import re
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from stages import memory
 from stages.errors import ModelError, SettingError
 from stages.formats.maps import BLOCK
 from stages.inference.backends import Engine
@@ -98,11 +97,11 @@ def bytes_of(text: str) -> float:
 
 def tried(work: Callable[[], Any]) -> Trial:
     """Do a piece of work and measure it."""
-    held = _resident()
-    _forget_peak()
+    held = memory.held()
+    memory.forget_peak()
     begin = time.perf_counter()
     work()
-    return Trial(time.perf_counter() - begin, held, max(_peak() - held, 0.0))
+    return Trial(time.perf_counter() - begin, held, max(memory.peak() - held, 0.0))
 
 
 def probe(stream: Stream) -> Cost | None:
@@ -217,34 +216,3 @@ def _give_back() -> None:
     gc.collect()
     with suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def _resident() -> float:
-    """Bytes that the process holds now."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError:
-        return _peak()
-    import resource
-
-    return pages * float(resource.getpagesize())
-
-
-def _forget_peak() -> None:
-    """Begin to measure the peak anew, where the system lets a process do so."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return
-
-
-def _peak() -> float:
-    """Most bytes that the process has held, since `_forget_peak` where it had an effect."""
-    import resource
-
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(float(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
-    except (OSError, StopIteration):
-        # Bytes on macOS, kilobytes elsewhere.
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1.0 if sys.platform == "darwin" else 1024.0)
