@@ -13,6 +13,10 @@ class SceneError(TerrastageError):
     """A scene cannot be read, placed or combined with the others."""
 
 
+class DataError(TerrastageError):
+    """A file is not what its format says."""
+
+
 class LabelError(TerrastageError):
     """The labels cannot be read, placed or divided into splits."""
 
@@ -23,6 +27,10 @@ class LeakError(TerrastageError):
 
 class ModelError(TerrastageError):
     """A model folder is incomplete or does not fit the tiles."""
+
+
+class DivergedError(ModelError):
+    """A training whose loss or weights are no longer numbers."""
 
 
 class ArtifactError(TerrastageError):
