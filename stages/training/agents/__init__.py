@@ -1,0 +1,1 @@
+"""Agents that learn from rewards: deep and tabular Q-learning."""
