@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import shutil
@@ -15,9 +16,19 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from stages.errors import SceneError, SettingError
+from stages.formats.bands import FILE as BANDS
+from stages.formats.bands import Season, read_season
+from stages.formats.chip_collection import (
+    Collection,
+    create_tiles,
+    is_collection,
+    read_collection,
+    write_chip_table,
+)
 from stages.formats.scenes import Scenes, Source, read_scenes
 from stages.formats.series import Series, is_series, lay_out, read_series
 from stages.formats.tiles import META, Tiles
+from stages.geo.chip_files import read_chip, reading
 from stages.geo.clear import MaskConfig, Reach, rule_of
 from stages.geo.grid import Grid, Window
 from stages.geo.headers import iso_date
@@ -26,7 +37,7 @@ from stages.geo.lay import GridConfig, lay_grid
 from stages.geo.mosaic import Mask, Piece, Scene, place_anywhere, place_piece
 from stages.geo.plan import Plan, span, strips
 from stages.geo.series import count_clear, make_series
-from stages.geo.steps import TimeConfig, lay_steps
+from stages.geo.steps import Steps, TimeConfig, lay_steps
 from stages.geo.tally import Tally, judge, listed
 from stages.geo.warp import OPENED, Layers
 from stages.progress import report
@@ -39,7 +50,7 @@ RESUMES = True
 #: One small file for every finished group of tiles, there while the stage is at work only.
 DONE = ".done"
 #: Settings that place scenes, in grid and time; a table of series has neither.
-OF_SCENES = ("grid", "resampling", "dates", "mask", "time")
+OF_SCENES = ("grid", "resampling", "dates", "mask", "time", "features")
 #: Tasks handed out at once.
 WAVE = 32
 #: Rows of tiles for which a file stays open, and blocks of it decoded: neighbouring rows need the same ones.
@@ -72,6 +83,11 @@ class Config(Settings):
         description="Letter of the indices' formulas -> band, such as {N: B8, R: B4}; without one, bands are found by "
         "their common names (blue, green, red, nir, swir16, ...)",
     )
+    features: Path | None = Field(
+        None,
+        description="bands.json of an earlier selection, of this or another area: only the bands that it chose are "
+        "read, and where gaps are not filled only the scenes of the steps that it chose; for maps with its model",
+    )
     allow_dn: bool = Field(False, description="Compute indices of digital numbers, without scale and offset, too")
 
     @field_validator("dates", mode="before")
@@ -84,6 +100,18 @@ class Config(Settings):
         return tuple(iso_date(date) for date in dates)
 
 
+def sources(config: Config) -> list[Path]:
+    """List the file of the features that are to be read, where there is one.
+
+    Raises:
+        ArtifactError: it says of no features that they were chosen.
+    """
+    if config.features is None:
+        return []
+    read_season(config.features)
+    return [config.features / BANDS if config.features.is_dir() else config.features]
+
+
 def run(scenes: Path, out: Path, config: Config) -> None:
     """Write the tile store and its index into ``out``; go on where a killed run with the same settings stopped.
 
@@ -93,6 +121,9 @@ def run(scenes: Path, out: Path, config: Config) -> None:
     """
     if is_series(scenes):
         lay_out(out, _with_indices(read_series(scenes), config))
+        return
+    if is_collection(scenes):
+        lay_chips(out, read_collection(scenes), config)
         return
     table = pick_dates(read_scenes(scenes), config.dates)
     plan = look_ahead(make_plan(table, config))
@@ -117,24 +148,129 @@ def _with_indices(series: Series, config: Config) -> Series:
     Raises:
         SettingError: an index cannot be computed, or a setting would place scenes.
     """
-    for name in OF_SCENES:
-        if getattr(config, name) != getattr(Config(), name):
-            raise SettingError(
-                f"{name if name == 'grid' else f'tile.{name}'} places scenes, but the area is a table of series whose "
-                "steps are used as they are; leave it out."
-            )
-    indices = find_indices(config.indices, series.bands, config.index_bands)
-    if indices and series.scaling != "scaled" and not config.allow_dn:
-        raise SettingError(
-            f"{indices[0].name} is an index of reflectances, but the table holds digital numbers; set "
-            "ingest.table.scale and offset (or scaled: true), or tile.allow_dn: true."
-        )
+    _refuse_placing(config, "table of series whose steps")
+    advice = "table.scale and offset (or scaled: true)"
+    indices = _found_indices(config, series.bands, series.scaling, "table holds", advice)
     values = np.empty((len(indices), *series.values.shape[:2]), np.float32)
     compute(indices, np.moveaxis(series.values, 2, 0), values)
     return replace(
         series, bands=(*series.bands, *config.indices),
         values=np.concatenate([series.values, np.moveaxis(values, 0, 2)], axis=2),
     )  # fmt: skip
+
+
+def _refuse_placing(config: Config, what: str) -> None:
+    """Refuse settings that would place scenes where there are none.
+
+    Raises:
+        SettingError: there is one.
+    """
+    for name in OF_SCENES:
+        if getattr(config, name) != getattr(Config(), name):
+            setting = name if name == "grid" else f"tile.{name}"
+            raise SettingError(f"{setting} places scenes, but the area is a {what} are used as they are; leave it out.")
+
+
+def _found_indices(config: Config, bands: tuple[str, ...], scaling: str, holds: str, advice: str) -> tuple[Index, ...]:
+    """Find the spectral indices of bands that come from no scene.
+
+    Raises:
+        SettingError: one cannot be computed, or the values are digital numbers.
+    """
+    indices = find_indices(config.indices, bands, config.index_bands)
+    if indices and scaling != "scaled" and not config.allow_dn:
+        raise SettingError(
+            f"{indices[0].name} is an index of reflectances, but the {holds} digital numbers; set ingest.{advice}, or "
+            "tile.allow_dn: true."
+        )
+    return tuple(indices)
+
+
+def lay_chips(out: Path, collection: Collection, config: Config) -> Tiles:
+    """Lay a collection of chips out as tiles, a chip a cell of a made-up grid, with their table and index.
+
+    Raises:
+        SceneError: the pixels of a chip cannot be read.
+        SettingError: an index cannot be computed, or a setting would place scenes.
+    """
+    import dask
+
+    _refuse_placing(config, "collection of chips whose pixels")
+    indices = _found_indices(config, collection.bands, collection.scaling, "chips hold", "chips.scale and offset")
+    tiles = create_tiles(out, collection, config.indices)
+    places, contents, empty = list(tiles.grid.tiles()), [""] * len(collection.chips), 0
+    shared, rows = dask.delayed(collection, traverse=False), []
+    for start in range(0, len(places), WAVE):
+        wave = places[start : start + WAVE]
+        tasks = [dask.delayed(cut_chips, traverse=False)(tiles, shared, indices, place) for place in wave]
+        for row, hashes in dask.compute(*tasks):
+            rows.append(row)
+            for number, text in hashes.items():
+                contents[number] = text
+                empty += not text
+        report("tiles", start + len(wave), len(places))
+    tiles.write_index(rows)
+    write_chip_table(tiles, collection, contents)
+    if empty:
+        log.warning("%d chips hold no valid pixel and are left out", empty)
+    log.info("%d chips of %d x %d pixels and %d bands laid out as %d x %d pixels", len(collection.chips),
+             collection.side, collection.side, len(tiles.bands), tiles.grid.height, tiles.grid.width)  # fmt: skip
+    return tiles
+
+
+def cut_chips(
+    tiles: Tiles, collection: Collection, indices: Sequence[Index], place: tuple[int, int, Window]
+) -> tuple[dict[str, Any], dict[int, str]]:
+    """Read and write the chips of one tile; returns its row of the index, and a hash of every chip's content.
+
+    The hash is "" where no pixel of a chip is valid.
+    """
+    window, cells, paths = place[2], collection.cells, collection.chips["sample"].to_numpy()
+    cube = np.zeros((1, len(tiles.bands), window.height, window.width), np.float32)
+    valid = np.zeros((1, window.height, window.width), bool)
+    hashes = {}
+    with reading():
+        for number in cells.within(window).tolist():
+            image, seen = _chip(paths[number], collection, indices)
+            hashes[number] = hashlib.blake2b(image.tobytes() + seen.tobytes()).hexdigest() if seen.any() else ""
+            (top,), (left,) = cells.corners(np.array([number]))
+            box = (slice(top - window.row, top - window.row + cells.side),
+                   slice(left - window.col, left - window.col + cells.side))  # fmt: skip
+            cube[(0, slice(None), *box)], valid[(0, *box)] = image, seen
+            _stand_in(cube[0], valid[0], (top - window.row + cells.size // 2, left - window.col + cells.size // 2), box)
+    tiles.write(window, cube, valid)
+    return _row_of(tiles.grid, place, {"": float(valid.mean())}), hashes
+
+
+def _chip(path: str, collection: Collection, indices: Sequence[Index]) -> tuple[np.ndarray, np.ndarray]:
+    """Read a chip, scale it and add its indices: float32 (band, y, x), 0 where invalid, and bool (y, x)."""
+    image, valid = read_chip(path, collection.indexes, collection.nodata)
+    values = image * np.float32(collection.scale) + np.float32(collection.offset)
+    if indices:
+        found = np.empty((len(indices), *valid.shape), np.float32)
+        compute(indices, values, found)
+        values = np.concatenate([values, found])
+        valid &= np.isfinite(found).all(axis=0)
+    return np.where(valid, values, np.float32(0.0)), valid
+
+
+def _stand_in(cube: np.ndarray, valid: np.ndarray, middle: tuple[int, int], box: tuple[slice, slice]) -> None:
+    """Give the middle pixel, which carries the label, the chip's mean where it is nodata itself; in place."""
+    if not valid[middle] and valid[box].any():
+        cube[:, *middle] = cube[:, *box][:, valid[box]].mean(axis=1)
+        valid[middle] = True
+
+
+def _row_of(grid: Grid, place: tuple[int, int, Window], shares: dict[str, float]) -> dict[str, Any]:
+    """Make a tile's row of the index; ``shares`` are the valid shares of its steps by name."""
+    row, col, window = place
+    left, bottom, right, top = grid.bounds_of(window)
+    return {
+        "row": row, "col": col, "top_row": window.row, "left_col": window.col, "height": window.height,
+        "width": window.width, "left": left, "bottom": bottom, "right": right, "top": top,
+        "valid": float(np.mean(list(shares.values()))),
+        **{f"valid_{name or 'undated'}": share for name, share in shares.items()},
+    }  # fmt: skip
 
 
 def pick_dates(table: Scenes, dates: str | tuple[str, ...]) -> Scenes:
@@ -164,10 +300,15 @@ def make_plan(table: Scenes, config: Config) -> Plan:
         SceneError: no grid can be laid, no scene lies on it, or a scene lacks its quality band.
         SettingError: a mask or an index asks for a band that is not there.
     """
+    chosen = read_season(config.features) if config.features else None
+    if chosen:
+        table, config = only_bands(table, config, {feature.band for feature in chosen.features})
     rule = rule_of(config.mask, table.quality)
     indices = find_indices(config.indices, table.bands, config.index_bands)
     _refuse_numbers(table, indices, config.allow_dn)
     steps = lay_steps(table.dates, config.time)
+    if chosen:
+        steps = only_steps(steps, config.time, chosen)
     if config.time.fill != "none" and "" in steps.names:
         raise SettingError("tile.time.fill needs the date of every scene; set ingest.scenes[].date.")
     used = sorted({date for dates in steps.dates for date in dates})
@@ -189,6 +330,56 @@ def make_plan(table: Scenes, config: Config) -> Plan:
         grid, table.bands, table.dates, scenes, steps, config.time, mask, indices, table.static,
         _place_static(table, grid, config.resampling),
     )  # fmt: skip
+
+
+def only_bands(table: Scenes, config: Config, wanted: set[str]) -> tuple[Scenes, Config]:
+    """Keep the bands that are wanted or that wanted indices need, and the quality band.
+
+    Raises:
+        SettingError: a wanted band is neither in the scenes nor among the indices.
+    """
+    known = (*table.bands, *table.static, *config.indices)
+    if missing := sorted(wanted - set(known)):
+        raise SettingError(
+            f"tile.features chose {', '.join(missing)}, but the scenes and indices are {', '.join(known)}; give scenes "
+            "of the same bands, or leave tile.features out."
+        )
+    indices = find_indices([name for name in config.indices if name in wanted], table.bands, config.index_bands)
+    needed = wanted | {table.bands[place] for index in indices for _, place in index.bands}
+    sources = []
+    for source in table.sources:
+        kept = [i for i, band in enumerate(source.bands) if band in needed or band == table.quality]
+        lists = ("bands", "indexes", "nodata", "scale", "offset", "variables")
+        if kept:
+            picked: dict[str, Any] = {
+                name: tuple(getattr(source, name)[i] for i in kept) for name in lists if getattr(source, name)
+            }
+            sources.append(replace(source, **picked))
+    bands, static = (tuple(band for band in names if band in needed) for names in (table.bands, table.static))
+    letters = {letter: band for letter, band in config.index_bands.items() if band in needed}
+    fewer = {"indices": tuple(index.name for index in indices), "index_bands": letters}
+    return replace(table, bands=bands, sources=tuple(sources), static=static), config.model_copy(update=fewer)
+
+
+def only_steps(steps: Steps, time: TimeConfig, chosen: Season) -> Steps:
+    """Leave the steps of every season empty of which no feature was chosen.
+
+    Where gaps are filled a step is also made of its neighbours, and acquisition dates are no steps of a season: there
+    all dates are read.
+
+    Raises:
+        SettingError: the seasons have another number of steps than those that were chosen from.
+    """
+    length = len(steps.names) // steps.seasons
+    if length != chosen.steps:
+        raise SettingError(
+            f"tile.features chose from seasons of {chosen.steps} steps, but tile.time lays {length}; set tile.time as "
+            "it was then, or leave tile.features out."
+        )
+    if time.fill != "none" or time.step == "none":
+        return steps
+    read = {feature.step for feature in chosen.features}
+    return replace(steps, dates=tuple(dates if i % length in read else () for i, dates in enumerate(steps.dates)))
 
 
 def _refuse_numbers(table: Scenes, indices: Sequence[Index], allowed: bool) -> None:
@@ -377,13 +568,7 @@ def _cut(tiles: Tiles, plan: Plan, group: Sequence[tuple[int, int, Window]]) -> 
             start = tile.col - window.col
             counts[i] += series.valid[..., start : start + tile.width].sum(axis=(1, 2))
     index = []
-    for (row, col, window), count in zip(group, counts, strict=True):
-        left, bottom, right, top = tiles.grid.bounds_of(window)
-        shares = count / (window.height * window.width)
-        index.append({
-            "row": row, "col": col, "top_row": window.row, "left_col": window.col, "height": window.height,
-            "width": window.width, "left": left, "bottom": bottom, "right": right, "top": top,
-            "valid": float(shares.mean()),
-            **{f"valid_{name or 'undated'}": float(s) for name, s in zip(plan.steps.names, shares, strict=True)},
-        })  # fmt: skip
+    for place, count in zip(group, counts, strict=True):
+        shares = (count / (place[2].height * place[2].width)).tolist()
+        index.append(_row_of(tiles.grid, place, dict(zip(plan.steps.names, shares, strict=True))))
     return {"index": index, **tally.plain()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,15 @@ from stages.geo.grid import Window
 
 #: Codecs that are read here, by class name; an array with others is left to Zarr.
 CODECS = ("BytesCodec", "BloscCodec")
+#: Places along the bands: none where there is no such axis.
+_Places = tuple[slice | np.ndarray, ...]
 
 
 class Chunks:
-    """An array whose last two axes are pixels in square chunks, and whose first is time, one date a chunk."""
+    """An array whose last two axes are pixels in square chunks, and whose first is time, one date a chunk.
+
+    Between them there may be an axis of bands, in chunks of as many as there are or fewer.
+    """
 
     def __init__(self, array: Any) -> None:
         self._array = array
@@ -36,15 +42,22 @@ class Chunks:
             #: Of `blosc.compress`: compressor, level, shuffle, size of a block (its own choice), bytes of a value.
             self._blosc = (codec.cname.value.encode(), codec.clevel, shuffle, codec.blocksize, self._dtype.itemsize)
         self._edge: tuple[int, ...] = tuple(array.shape[-2:])
+        self._depth: tuple[int, ...] = tuple(array.shape[1:-2])
         #: Folder of the chunk files, None where Zarr must read them: other codecs, or an object store.
         self._folder = Path(root) / array.path if isinstance(root, Path) and plain else None
 
-    def read(self, dates: range, window: Window) -> np.ndarray:
-        """Read some dates of a window: (dates, ..., y, x), the fill value 0 where nothing was written."""
+    def read(self, dates: range, window: Window, bands: Sequence[int] | None = None) -> np.ndarray:
+        """Read some dates of a window, of all bands or of some: (dates, ..., y, x), 0 where nothing was written."""
         if self._folder is None:
-            found: np.ndarray = self._array[(slice(dates.start, dates.stop), Ellipsis, *window.slices)]
+            when = slice(dates.start, dates.stop)
+            if bands is None:
+                found: np.ndarray = self._array[(when, Ellipsis, *window.slices)]
+            else:
+                found = self._array.oindex[(when, np.asarray(bands), *window.slices)]
             return found
-        out = np.empty((len(dates), *self._shape[1:-2], window.height, window.width), self._dtype)
+        depth = self._depth if bands is None else (len(bands),)
+        out = np.empty((len(dates), *depth, window.height, window.width), self._dtype)
+        groups = list(self._groups(bands))
         side = self._shape[-1]
         for row in range(window.row // side, -(-(window.row + window.height) // side)):
             for col in range(window.col // side, -(-(window.col + window.width) // side)):
@@ -54,10 +67,21 @@ class Chunks:
                 right = min(tile.col + side, window.col + window.width)
                 part = Window(top, left, bottom - top, right - left)
                 for place, date in enumerate(dates):
-                    chunk = self._chunk((date, *(0 for _ in self._shape[1:-2]), row, col))
-                    values = 0 if chunk is None else chunk[(0, ..., *part.within(tile))]
-                    out[(place, ..., *part.within(window))] = values
+                    for group, into, inside in groups:
+                        chunk = self._chunk((date, *group, row, col))
+                        values = 0 if chunk is None else chunk[(0, *inside, *part.within(tile))]
+                        out[(place, *into, *part.within(window))] = values
         return out
+
+    def _groups(self, bands: Sequence[int] | None) -> Iterator[tuple[tuple[int, ...], _Places, _Places]]:
+        """Name the chunks along the bands that hold some of them: their number, and places of these outside and in."""
+        if not self._depth:
+            yield (), (), ()
+            return
+        number, inside = np.divmod(np.arange(self._depth[0]) if bands is None else np.asarray(bands), self._shape[1])
+        for group in np.unique(number).tolist():
+            own = np.flatnonzero(number == group)
+            yield (group,), (_run(own),), (_run(inside[own]),)
 
     def write(self, window: Window, values: np.ndarray) -> None:
         """Write all dates of a window: (dates, ..., y, x). What is 0 all over a chunk gets no file, as with Zarr."""
@@ -73,7 +97,8 @@ class Chunks:
                 top, left = row * side, col * side
                 part = Window(top, left, min(side, last[0] - top), min(side, last[1] - left))
                 for date, cut in enumerate(values[(..., *part.within(window))]):
-                    self._put((date, *(0 for _ in self._shape[1:-2]), row, col), cut)
+                    for group, bands, _ in self._groups(None):
+                        self._put((date, *group, row, col), cut[bands])
 
     def _put(self, place: tuple[int, ...], values: np.ndarray) -> None:
         """Write one chunk, whole or not at all; at the grid's edge it is filled up with 0."""
@@ -102,3 +127,9 @@ class Chunks:
         except FileNotFoundError:
             return None
         return np.frombuffer(blosc.decompress(packed), self._dtype).reshape(self._shape)
+
+
+def _run(places: np.ndarray) -> slice | np.ndarray:
+    """Write places that follow one another as a slice, which is faster to copy."""
+    first, last = int(places[0]), int(places[-1])
+    return slice(first, last + 1) if (np.diff(places) == 1).all() else places

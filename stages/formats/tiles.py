@@ -12,11 +12,15 @@ import numpy as np
 
 from stages.formats.calendar import day_of
 from stages.formats.chunks import Chunks
+from stages.geo.chip_cells import Cells
 from stages.geo.grid import Grid, Window
 
 STORE = "cube.zarr"
 META = "tiles.json"
 INDEX = "index.parquet"
+#: Bands of a date that lie in one chunk at most, and of how many a chunk is made where there are more, so that a few
+#: of hundreds can be read alone.
+MOST_BANDS, BANDS = 16, 8
 #: Samples of an area that is a table of series: a row a pixel of the made-up grid.
 TABLE = "table.parquet"
 
@@ -41,6 +45,8 @@ class Tiles:
         self.scaling: str = meta["scaling"]
         #: Acquisitions and regularised steps; "" where the dates are those of the acquisitions.
         self.step: str = meta["step"]
+        #: How chips are laid out where the area is a collection of chips, None otherwise.
+        self.cells: Cells | None = Cells(**meta["cells"]) if "cells" in meta else None
         self._arrays: Any = None
         self._chunks: dict[str, Chunks] = {}
 
@@ -77,7 +83,7 @@ class Tiles:
 
     @property
     def is_table(self) -> bool:
-        """Whether the area is a table of series: its pixels are samples, and neighbours mean nothing."""
+        """Whether the area is a table of series or chips: samples are listed there, and neighbours mean nothing."""
         return (self.folder / TABLE).is_file()
 
     @property
@@ -94,7 +100,7 @@ class Tiles:
     @classmethod
     def create(
         cls, folder: Path, grid: Grid, bands: tuple[str, ...], dates: tuple[str, ...], scaling: str,
-        *, seasons: int = 1, days: Sequence[float] | None = None, step: str = "",
+        *, seasons: int = 1, days: Sequence[float] | None = None, step: str = "", cells: dict[str, int] | None = None,
     ) -> Tiles:  # fmt: skip
         """Lay out an empty store; every pixel is invalid until its tile is written.
 
@@ -107,6 +113,7 @@ class Tiles:
             seasons: parts of equal length that the dates are cut into.
             days: of every date, as `Tiles.days`; worked out from the dates by default.
             step: the length of a step, such as "1 month", where dates are regularised.
+            cells: of `Cells`, where the area is a collection of chips.
         """
         import zarr
 
@@ -115,12 +122,12 @@ class Tiles:
         if days is None:
             days = [day_of(date, since=dates[i // length * length]) for i, date in enumerate(dates)]
         meta = {"grid": asdict(grid), "bands": bands, "dates": dates, "scaling": scaling, "seasons": seasons,
-                "days": list(days), "step": step}  # fmt: skip
+                "days": list(days), "step": step, **({"cells": cells} if cells else {})}  # fmt: skip
         (folder / META).write_text(json.dumps(meta, indent=1))
         group = zarr.open_group(folder / STORE, mode="w")
-        side = grid.tile
+        side, together = grid.tile, len(bands) if len(bands) <= MOST_BANDS else BANDS
         for name, shape, chunks, kind in (
-            ("cube", (len(dates), len(bands), *grid.shape), (1, len(bands), side, side), "float32"),
+            ("cube", (len(dates), len(bands), *grid.shape), (1, together, side, side), "float32"),
             ("valid", (len(dates), *grid.shape), (1, side, side), "bool"),
             ("clear", (seasons, *grid.shape), (1, side, side), "uint16"),
             ("filled", (seasons, *grid.shape), (1, side, side), "uint8"),
@@ -138,9 +145,9 @@ class Tiles:
             self._arrays = zarr.open_group(self.folder / STORE, mode="r+")
         return self._arrays
 
-    def _read(self, name: str, dates: range, window: Window) -> np.ndarray:
-        """Read some dates, or seasons, of one of the store's arrays."""
-        return self._chunks_of(name).read(dates, window)
+    def _read(self, name: str, dates: range, window: Window, bands: Sequence[int] | None = None) -> np.ndarray:
+        """Read some dates, or seasons, of one of the store's arrays, of all bands or of some."""
+        return self._chunks_of(name).read(dates, window, bands)
 
     def _chunks_of(self, name: str) -> Chunks:
         if name not in self._chunks:
@@ -182,6 +189,26 @@ class Tiles:
         """Read a window as a model takes it: float32 (channel, y, x), 0 where invalid, and bool (time, y, x)."""
         cube, valid = self.read(window)
         return cube.reshape(-1, *cube.shape[2:]), valid
+
+    def read_picked(self, window: Window, places: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Read some channels, by their places in `channels`: float32 (channel, y, x) and bool (time, y, x).
+
+        Only the steps that they are of are read, and where there are many bands only the chunks that hold theirs. The
+        other steps are said to be valid where any of these is: they decide
+        nothing, neither which pixels can be mapped nor whether a window is valid all over.
+        """
+        if list(places) == list(range(self.steps * len(self.bands))):
+            return self.read_channels(window)
+        steps, bands = np.divmod(np.asarray(places, np.int64), len(self.bands))
+        image = np.empty((len(steps), window.height, window.width), np.float32)
+        valid = np.zeros((self.steps, window.height, window.width), bool)
+        read = np.unique(steps)
+        for step in read.tolist():
+            date, own = self._time[step : step + 1], steps == step
+            image[own] = self._read("cube", date, window, bands[own].tolist())[0]
+            valid[step] = self._read("valid", date, window)[0]
+        valid[np.setdiff1d(np.arange(self.steps), read)] = valid[read].any(axis=0)
+        return image, valid
 
     def read_valid(self, window: Window) -> np.ndarray:
         """Read where a pixel can be mapped, which it can if any date of it is valid: bool (y, x)."""

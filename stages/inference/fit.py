@@ -118,11 +118,11 @@ def _percentiles(tiles: Tiles, places: list[int]) -> np.ndarray | None:
     steps = np.array(places) // len(tiles.bands)
     parts = []
     for window in windows[:: -(-len(windows) // TILES_LOOKED_AT)]:
-        image, valid = tiles.read_channels(window)
+        image, valid = tiles.read_picked(window, places)
         seen = np.flatnonzero(valid.any(axis=0))
         some = seen[:: max(1, len(seen) // PIXELS_LOOKED_AT)]
         image, valid = image.reshape(len(image), -1)[:, some], valid.reshape(len(valid), -1)[:, some]
-        parts.append(np.where(valid[steps], image[places], np.float32(np.nan)))
+        parts.append(np.where(valid[steps], image, np.float32(np.nan)))
     values = np.concatenate(parts, axis=1)
     known = np.isfinite(values).any(axis=1)
     if not known.any():

@@ -268,10 +268,7 @@ def read_padded(tiles: Tiles, hull: Window, halo: int, card: ModelCard) -> tuple
     """Read a window and its halo: image (channel, y, x) and valid (step, y, x), invalid beyond the grid."""
     outer = Window(hull.row - halo, hull.col - halo, hull.height + 2 * halo, hull.width + 2 * halo)
     read = _clipped(outer, tiles)
-    values, usable = tiles.read_channels(read)
-    places = places_of(card, tiles)
-    if places != list(range(len(values))):
-        values = values[places]
+    values, usable = tiles.read_picked(read, places_of(card, tiles))
     if read == outer:
         return values, usable
     image = np.zeros((len(card.channels), outer.height, outer.width), np.float32)

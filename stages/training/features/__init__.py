@@ -1,0 +1,1 @@
+"""Choosing features: the scorer of sets and the searches."""
