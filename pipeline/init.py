@@ -90,8 +90,8 @@ class Blocks:
 def write_config(root: Path, name: str, scenes: str, labels: Path | None, field: str | None) -> list[str]:
     """Write `configs/<name>.yaml` below ``root`` and return what to tell about it, a line each.
 
-    ``scenes`` is a path pattern with *, ?, {band} and {date}. Relative paths start at ``root`` or, if nothing is
-    there, at the working directory.
+    ``scenes`` is a path pattern with *, ?, {band} and {date}, or, without ``labels``, a folder with a folder of chips
+    a class. Relative paths start at ``root`` or, if nothing is there, at the working directory.
 
     Raises:
         SettingError: the name is not usable, the config is already there, or ``field`` has nothing to name.
@@ -105,6 +105,8 @@ def write_config(root: Path, name: str, scenes: str, labels: Path | None, field:
         raise SettingError(f"configs/{name}.yaml is already there; edit it, delete it or choose another name.")
     if field is not None and labels is None:
         raise SettingError(f"--field {field} names a column of the labels, but there is no --labels; give both.")
+    if labels is None and (chips := _chip_folder(root, scenes)):
+        return _write_chips(root, name, chips)
     pattern, files = find_files(root, scenes)
     if any(is_cube(path) for path in files):
         ingest = _cube_section(root, pattern, files)
@@ -120,11 +122,7 @@ def write_config(root: Path, name: str, scenes: str, labels: Path | None, field:
         path = next((place for place in (root / labels, labels.resolve()) if place.exists()), labels)
         found = read_labels(path, _checked_field(path, field), grid, blocks)
         notes += judge(found)
-    text = "\n".join([
-        f"# The area {name}, written by `terrastage init` from what the files hold. Change what you like.",
-        f"title: {json.dumps(name.replace('_', ' ').replace('-', ' ').capitalize())}",
-        'attribution: ""   # licence and source of the data, shown with every map',
-        "",
+    _write(root, name, [
         *_grid_section(grid),
         *(_classes_section(found) if found else []),
         *_ingest_text(ingest, table),
@@ -135,6 +133,40 @@ def write_config(root: Path, name: str, scenes: str, labels: Path | None, field:
         f"  min_area: {4 * _hectares(grid):.4g}   # hectares: polygons smaller than 4 pixels join their neighbours",
         "",
     ])  # fmt: skip
+    then = "next:" if found else "name a model in it (given.model) or add labels, then:"
+    return [*notes, f"Wrote configs/{name}.yaml; {then} make run AREA={name}"]
+
+
+def _chip_folder(root: Path, scenes: str) -> Path | None:
+    """Find the folder of chips, with a folder a class, that ``scenes`` names; None where it names something else."""
+    from pipeline.init_chips import class_folders
+
+    return next((base / scenes for base in (root, Path.cwd()) if class_folders(base / scenes)), None)
+
+
+def _write_chips(root: Path, name: str, folder: Path) -> list[str]:
+    """Write the config of a folder of chips."""
+    from pipeline.init_chips import propose
+
+    lines, notes = propose(folder, relative(root, folder))
+    _write(root, name, lines)
+    return [*notes, f"Wrote configs/{name}.yaml; next: make run AREA={name}"]
+
+
+def _write(root: Path, name: str, lines: Sequence[str]) -> None:
+    """Write a config: its head, and the lines of its sections.
+
+    Raises:
+        ArtifactError: it cannot be written.
+    """
+    target = root / "configs" / f"{name}.yaml"
+    text = "\n".join([
+        f"# The area {name}, written by `terrastage init` from what the files hold. Change what you like.",
+        f"title: {json.dumps(name.replace('_', ' ').replace('-', ' ').capitalize())}",
+        'attribution: ""   # licence and source of the data, shown with every map',
+        "",
+        *lines,
+    ])  # fmt: skip
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         write_whole(target, text)
@@ -142,8 +174,6 @@ def write_config(root: Path, name: str, scenes: str, labels: Path | None, field:
         raise ArtifactError(
             f"Cannot write {target} ({fault.strerror}); check that {target.parent} is a folder you may write to."
         ) from fault
-    then = "next:" if found else "name a model in it (given.model) or add labels, then:"
-    return [*notes, f"Wrote configs/{name}.yaml; {then} make run AREA={name}"]
 
 
 # --- scenes ----------------------------------------------------------------------------------------------------------

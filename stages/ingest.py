@@ -14,9 +14,12 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, PlainSerializer, field_validator, model_validator
 
 from stages.errors import SceneError
+from stages.formats.chip_collection import write_collection
+from stages.formats.chip_source import ChipFiles, chip_files, load_collection
 from stages.formats.scenes import Scenes, Source, write_scenes
 from stages.formats.series import write_series
 from stages.formats.series_file import SeriesFile, load_series, table_files
+from stages.geo.chip_files import ChipHeader, read_chip_headers
 from stages.geo.cubes import Cube, cube_files, is_cube, read_cube
 from stages.geo.headers import DATE, Header, dated_name, iso_date, read_header, sidecars
 from stages.geo.products import Image, is_product, product_files, read_product
@@ -27,6 +30,8 @@ log = logging.getLogger(__name__)
 
 #: Headers read between two reports of progress.
 BATCH = 64
+#: Headers of chips that are read in one task.
+MANY = 128
 WILDCARD = re.compile(r"(\{band\}|\{date\}|\*\*/|\*|\?)")
 
 
@@ -82,6 +87,7 @@ class Config(Settings):
 
     scenes: tuple[SceneFiles, ...] = Field((), description="Files of the scenes, one entry a kind of file")
     table: SeriesFile | None = Field(None, description="Table of labelled series that takes the place of scenes")
+    chips: ChipFiles | None = Field(None, description="Labelled image chips that take the place of scenes")
     bands: Bands = Field(
         default_factory=dict,
         description="Band name -> what stands for {band} in the file name, the band's number in the file (from 1), the "
@@ -96,10 +102,15 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _something(self) -> Self:
-        if self.table is None and not self.scenes:
+        instead = "table" if self.table is not None else "chips" if self.chips is not None else ""
+        if not instead and not self.scenes:
             raise ValueError("scenes is not set; this area needs it (files of the scenes, one entry a kind of file)")
-        if self.table is not None and (self.scenes or self.bands or self.static or self.quality):
-            raise ValueError("table takes the place of scenes; leave scenes, bands, quality and static out beside it")
+        if instead and (self.scenes or self.bands or self.static or self.quality):
+            raise ValueError(
+                f"{instead} takes the place of scenes; leave scenes, bands, quality and static out beside it"
+            )
+        if self.table is not None and self.chips is not None:
+            raise ValueError("table and chips both take the place of scenes; give one of the two")
         return self
 
     @model_validator(mode="after")
@@ -146,6 +157,9 @@ def run(out: Path, config: Config) -> None:
     if config.table is not None:
         write_series(out, load_series(config.table))
         return
+    if config.chips is not None:
+        write_collection(out, load_collection(config.chips, read_chip_headers_of))
+        return
     bands, static = area_bands(config), static_bands(config)
     jobs = [job for entry in (*config.scenes, *config.static) for job in _jobs(entry, entry.bands or config.bands)]
     headers = _read_headers(sorted({job.header for job in jobs}))
@@ -181,6 +195,8 @@ def sources(config: Config) -> list[Path]:
     """Every file that the scenes are read from, those beside them included."""
     if config.table is not None:
         return table_files(config.table)
+    if config.chips is not None:
+        return chip_files(config.chips)
     found: set[Path] = set()
     for entry in (*config.scenes, *config.static):
         tokens = [str(token) for token in (entry.bands or config.bands).values()]
@@ -357,6 +373,20 @@ def _read_headers(wanted: Sequence[tuple[Path, tuple[str, ...]]]) -> dict[tuple[
         read = dask.compute(*[dask.delayed(_read_header)(*each) for each in batch])
         headers |= dict(zip(batch, read, strict=True))
         report("headers", len(headers), len(wanted))
+    return headers
+
+
+def read_chip_headers_of(paths: Sequence[str]) -> list[ChipHeader]:
+    """Read the headers of chips in parallel, many to a task."""
+    import dask
+
+    headers: list[ChipHeader] = []
+    for start in range(0, len(paths), BATCH * MANY):
+        batch = paths[start : start + BATCH * MANY]
+        parts = [batch[first : first + MANY] for first in range(0, len(batch), MANY)]
+        for read in dask.compute(*[dask.delayed(read_chip_headers)(part) for part in parts]):
+            headers += read
+        report("headers", len(headers), len(paths))
     return headers
 
 

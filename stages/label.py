@@ -28,6 +28,7 @@ from stages.progress import report
 from stages.settings import STYLE_ONLY, MapClass, Settings, label_range, refuse_same_codes
 from stages.training import splits
 from stages.training.burnt import Burnt, Job, burn_window, counts_of, own_window, owners_of
+from stages.training.chip_samples import has_places, read_chip_labels
 from stages.training.measured import measure_window, statistics_of
 from stages.training.piles import Piles
 from stages.training.split_summary import DROPPED, check_classes, split_summary
@@ -185,6 +186,7 @@ def run(tiles: Path, out: Path, config: Config) -> None:
         LabelError: the labels cannot be read, placed or divided.
         LeakError: the finished samples would leak (a bug).
     """
+    config = _as_divided(Tiles(tiles), config)
     job = _prepare(Tiles(tiles), out, config)
     windows = [window for _, _, window in job.grid.tiles()]
     Samples.layout(out, job.grid, config.folds if isinstance(config.folds, int) else 1, job.tiles.seasons)
@@ -211,6 +213,14 @@ def _verify(samples: Samples, grid: Grid, windows: Sequence[Window]) -> None:
     splits.check_groups(_fan_out("splits verified", partial(splits.verify_window, samples, grid), windows))
 
 
+def _as_divided(tiles: Tiles, config: Config) -> Config:
+    """Divide chips at random where they have no coordinates to be divided by."""
+    if tiles.cells is None or config.split == "random" or has_places(tiles):
+        return config
+    _logger.warning("the chips have no coordinates, so ground blocks cannot be cut")
+    return config.model_copy(update={"split": "random"})
+
+
 def _prepare(tiles: Tiles, out: Path, config: Config) -> Job:
     """Open the label sources and refuse what cannot be used."""
     if config.folds == BY_YEAR and tiles.seasons < 2:
@@ -232,18 +242,23 @@ def _prepare(tiles: Tiles, out: Path, config: Config) -> Job:
 
 
 def _prepare_table(tiles: Tiles, out: Path, config: Config) -> Job:
-    """Take the labels from the table of series that the tiles are.
+    """Take the labels from the table of series, or the collection of chips, that the tiles are.
 
     Raises:
         LabelError: label files are named beside it, or its labels cannot be read or divided.
     """
+    if tiles.cells is not None and (config.file is not None or config.test is not None):
+        raise LabelError(
+            "The area is a collection of chips, which have their labels; leave label.file and label.test out and name "
+            "the column of the labels in ingest.chips.label, or the folders after the classes."
+        )
     if config.file is not None or config.test is not None:
         raise LabelError(
             "The area is a table of series, which holds its labels; leave label.file and label.test out and name their "
             "column in ingest.table.label, and test samples in ingest.table.test or part."
         )
     values, classes = _values(config), len(config.classes)
-    table = read_labels(
+    table = (read_labels if tiles.cells is None else read_chip_labels)(
         tiles, values, classes, block=config.block, split=config.split, seed=config.seed, buffer=config.margin
     )
     return Job(tiles, out, table.blocks, values, None, classes, 0.0, 0.0, table=table)
