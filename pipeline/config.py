@@ -28,6 +28,8 @@ SHARED = ("title", "attribution", "grid", "classes")
 SCORING = ("label", "evaluate")
 #: Not run where the area is a table of series: there is no ground to map.
 MAPPING = ("classify", "export")
+#: Folder of an area that `terrastage attack` writes, which is no stage: the report shows what it finds there.
+ATTACK = "attack"
 #: Folders of `data/` that belong to no area.
 RESERVED = ("raw", "logs")
 
@@ -124,7 +126,7 @@ def build_area(root: Path, name: str, raw: dict[str, Any], stages: tuple[Stage, 
     _refuse_unknown_sections(raw, by_name)
     top = {key: raw[key] for key in RunSettings.model_fields if key in raw}
     settings = _anchored(_validated(RunSettings, top, "", raw), root)
-    raw = {**raw, "title": settings.title or name}
+    raw = _attacked({**raw, "title": settings.title or name}, root / "data" / name / ATTACK, by_name)
     skipped = _skipped(settings, raw, by_name)
     # A section that this run does not need is checked all the same, where it is written down.
     configs = {stage.name: _stage_config(stage, raw, root) for stage in stages if stage.name not in skipped}
@@ -134,11 +136,22 @@ def build_area(root: Path, name: str, raw: dict[str, Any], stages: tuple[Stage, 
     return Area(name, root, settings, configs, skipped, stages)
 
 
+def _attacked(raw: dict[str, Any], folder: Path, stages: Mapping[str, Stage]) -> dict[str, Any]:
+    """Let `export` show an attack that was made in this area, unless its section names another."""
+    section = raw.get("export", {})
+    shows = "export" in stages and ATTACK in stages["export"].module.Config.model_fields
+    if not shows or not isinstance(section, dict) or not folder.is_dir():
+        return raw
+    return {**raw, "export": {ATTACK: folder, **section}}
+
+
 def _skipped(settings: RunSettings, raw: Mapping[str, Any], stages: Mapping[str, Stage]) -> dict[str, str]:
     """Say which stages a given model or a table of series makes needless."""
     ingest, section = raw.get("ingest"), raw.get("label")
-    is_table = isinstance(ingest, dict) and bool(ingest.get("table"))
-    skipped = dict.fromkeys(MAPPING, "the area is a table of series") if is_table else {}
+    kinds = {"table": "a table of series", "chips": "a collection of chips"}
+    kind = next((text for key, text in kinds.items() if isinstance(ingest, dict) and ingest.get(key)), "")
+    is_table = bool(kind)
+    skipped = dict.fromkeys(MAPPING, f"the area is {kind}") if is_table else {}
     if settings.given.model is not None:
         # A table holds its own labels.
         scored = is_table or (isinstance(section, dict) and bool(section.get("file")))

@@ -20,7 +20,7 @@ from stages.delivery.legend import Legend, codes_of, legend_json, legend_of, rgb
 from stages.delivery.observations import Observed, observe
 from stages.delivery.report import Report, SieveEffect, render
 from stages.delivery.styles import qgis_style
-from stages.formats import maps
+from stages.formats import attacks, maps
 from stages.formats.samples import DROPPED, Role, Samples
 from stages.formats.scores import read_scores
 from stages.formats.tiles import Tiles
@@ -50,11 +50,19 @@ class Config(Settings):
     classes: tuple[MapClass, ...] = Field((), description="Names, codes and colours; the model's own where empty")
     min_area: float = Field(0.0, ge=0, description="Polygons smaller than this join their largest neighbour, hectares")
     picture: int = Field(1600, ge=100, le=10_000, description="Longest side of the report's pictures, pixels")
+    attack: Path | None = Field(
+        None, description="What `terrastage attack` wrote, shown in the report; by default what lies beside the map"
+    )
 
     @model_validator(mode="after")
     def _distinct(self) -> Config:
         refuse_same_codes(self.classes)
         return self
+
+
+def sources(config: Config) -> list[Path]:
+    """Name the files of an attack that the report shows."""
+    return [config.attack / name for name in (attacks.FILE, attacks.PICTURE)] if config.attack else []
 
 
 @dataclass(frozen=True)
@@ -247,6 +255,9 @@ def describe(inputs: Inputs, areas: tuple[float, ...], effect: SieveEffect, obse
     config, samples, tiles = inputs.config, inputs.samples, inputs.tiles
     step, series = thinned.clearest(tiles), series_of(inputs)
     drawn, shown_bands = draw(inputs, step, observed)
+    attacked = attacked_of(inputs)
+    if attacked is not None:
+        drawn["attack"] = attacked[1]
     grid = inputs.grid
     made = {
         "grid": f"{grid.crs}, {grid.resolution:g} per pixel in its units, {grid.width} × {grid.height} pixels",
@@ -272,7 +283,23 @@ def describe(inputs: Inputs, areas: tuple[float, ...], effect: SieveEffect, obse
         series=series,
         observed=observed,
         layers=tuple((found.file, found.description) for _, found in maps.further_layers(inputs.classes)),
+        attacks=attacked[0] if attacked is not None else None,
     )
+
+
+def attacked_of(inputs: Inputs) -> tuple[dict[str, Any], bytes] | None:
+    """Read what an attack on the map's model found, with its picture; None where there is none, or of another model."""
+    if inputs.config.attack is None:
+        return None
+    try:
+        found, picture = attacks.read_attacks(inputs.config.attack)
+    except OSError:
+        _logger.warning("export: %s holds no attack; run `terrastage attack` again", inputs.config.attack.name)
+        return None
+    if found["fingerprint"] != inputs.card.fingerprint:
+        _logger.warning("export: the attack was on an earlier model and is not shown; run `terrastage attack` again")
+        return None
+    return found, picture
 
 
 def series_of(inputs: Inputs) -> ClassSeries | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,16 @@ class Curve:
     model: str
     training: Sequence[float]
     validation: Sequence[float]
+
+
+@dataclass(frozen=True)
+class AttackExample:
+    """One window of a scene before and after attacks: what was shown (y, x, 3), and class indices (y, x), by title."""
+
+    titles: tuple[str, ...]
+    scenes: tuple[np.ndarray, ...]
+    maps: tuple[np.ndarray, ...]
+    legend: Legend
 
 
 def map_picture(indices: np.ndarray, legend: Legend, ground: Ground, title: str = "", attribution: str = "") -> bytes:
@@ -162,6 +172,40 @@ def spectra_picture(means: Sequence[Sequence[float] | None], channels: Sequence[
     axes.set_xticks(range(len(channels)), channels, rotation=90 if len(channels) > 7 else 0)
     _plain_axes(axes, "", "mean value")
     figure.legend(loc="outside lower left", ncols=3, **_LEGEND)
+    return _png(figure)
+
+
+def attack_picture(found: Mapping[str, Any], example: AttackExample) -> bytes:
+    """Draw what is left of the first model's accuracy by strength, and a window before and after attacks.
+
+    ``found`` is what `stages.formats.attacks` holds.
+    """
+    from matplotlib.figure import Figure
+
+    name, model = next(iter(found["models"].items()))
+    columns = len(example.titles)
+    figure = Figure(figsize=(3.4 + 1.5 * columns, 3.6), layout="constrained")
+    parts: Any = figure.subfigures(1, 2, width_ratios=(3.4, 1.5 * columns))
+    plot, shown = parts
+    axes = plot.subplots()
+    strengths = [0.0, *found["strengths"]]
+    colors = dict(zip(("noise", "fast gradient", "projected gradient"), (SOFT, LINES[1], LINES[6]), strict=True))
+    for kind, rows in model["attacks"].items():
+        values = [model["clean"]["overall"], *(row["overall"] for row in rows)]
+        axes.plot(
+            strengths, [100 * value for value in values], color=colors[kind], marker="o", ms=3, lw=1.6, label=kind
+        )
+    axes.set_ylim(0, 100)
+    axes.set_title(name, loc="left", fontsize=10, fontweight="bold", color=INK)
+    _plain_axes(axes, "strength in band deviations", "accuracy on test pixels, percent")
+    axes.legend(**_LEGEND)
+    panels = shown.subplots(2, columns, squeeze=False)
+    for column, title in enumerate(example.titles):
+        mapped = colors_of(example.legend)[example.maps[column]]
+        for place, image in zip(panels[:, column], (example.scenes[column], mapped), strict=True):
+            place.set_axis_off()
+            place.imshow(image, interpolation="nearest")
+        panels[0, column].set_title(title, fontsize=9, color=INK)
     return _png(figure)
 
 

@@ -12,9 +12,11 @@ import numpy as np
 
 from stages.delivery import page
 from stages.delivery.charts import ClassSeries, bars_chart, series_chart
+from stages.delivery.chosen_features import chosen_features
 from stages.delivery.legend import Legend
 from stages.delivery.numbers import count, date_of, factor, hectares, percent, period_of, range_of, value_of
 from stages.delivery.observations import CLEAR, FILLED, Observed
+from stages.delivery.rare_samples import rare_samples
 from stages.formats.weights import ModelCard
 
 MAPPED_AREA = "Mapped area is counted from the map's pixels; it is no unbiased estimate of the true area."
@@ -86,6 +88,8 @@ class Report:
     observed: Observed | None = None
     #: Files of further layers, and what each holds.
     layers: tuple[tuple[str, str], ...] = ()
+    #: Accuracy under attack (`stages.formats.attacks`), with the picture `attack`.
+    attacks: Mapping[str, Any] | None = None
 
     @property
     def mapped_dates(self) -> tuple[tuple[str, ...], str]:
@@ -119,6 +123,9 @@ def render(report: Report) -> str:
             _confusion(report),
             _seasons(report),
             _independent(report),
+            chosen_features(report.card.metrics.get("selection"), report.card.channels, report.card.step),
+            rare_samples(report.card.metrics.get("synthetic")),
+            _attacks(report),
             _learning(report),
             _series(report),
             _observed(report),
@@ -333,6 +340,46 @@ def _independent(report: Report) -> str:
         page.figures([*figures, (count(apart.get("pixels")), "independent test pixels", "")]),
         page.text(_sentence(str(warning)), "warning") if warning else "",
         page.text("These labels come from another source and were kept out of all training.", "small"),
+    )
+
+
+def _attacks(report: Report) -> str:
+    """Show how much of the accuracy is left when the scene is changed to fool the models."""
+    found = report.attacks
+    if not found:
+        return ""
+    rows = []
+    for name, model in found["models"].items():
+        by = "" if model["by"] == name else f"by transfer from {model['by']}"
+        clean = percent(model["clean"]["overall"])
+        for kind, measured in model["attacks"].items():
+            cells = [page.cell(percent(row["overall"]), percent(row["balanced"])) for row in measured]
+            rows.append([page.cell(f"{name}, {kind}", "" if kind == "noise" else by), clean, *cells])
+    head = ["model and change", "unchanged", *(f"{strength:g}" for strength in found["strengths"])]
+    said = (
+        f"Agreement on {count(found['pixels'])} test pixels, below it balanced over the classes, after every value "
+        "was changed by at most so many deviations of its band: at random (noise), and by attacks that know the model "
+        "and the labels. What an attack takes beyond noise of the same strength is how easily the model is fooled; it "
+        "says nothing of the map where nobody tampers with the scene."
+    )
+    patch = found.get("patch")
+    return page.section(
+        "Under attack",
+        page.picture(report.pictures.get("attack"), "Accuracy by strength, and one window of the scene with its map."),
+        page.table(head, rows, "wide"),
+        page.text(said, "small"),
+        page.text(patch_sentence(patch), "small") if patch else "",
+    )
+
+
+def patch_sentence(patch: Mapping[str, Any]) -> str:
+    """Say what a patch did to the map beside it."""
+    by = "" if patch["by"] == patch["model"] else f" made to fool {patch['by']}"
+    return (
+        f"A patch of {patch['side']} × {patch['side']} pixels{by}, of values that the ground has and tried at random "
+        f"places of the test blocks, turns {percent(patch['patched'])} of the pixels within {patch['reach']} of it "
+        f"that are no {patch['target']} into {patch['target']} ({patch['model']}); without it they are "
+        f"{percent(patch['without'])}, beside the same patch with its pixels shuffled {percent(patch['shuffled'])}."
     )
 
 

@@ -18,25 +18,32 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from stages import progress
-from stages.errors import ModelError, SettingError
+from stages.errors import DivergedError, ModelError, SettingError
 from stages.formats.samples import UNLABELLED
 from stages.formats.weights import ONNX, WEIGHTS
 from stages.models.classifier import Classifier, Committee
 from stages.models.differences import Differenced
 from stages.models.rebuild import Description, describe
-from stages.models.table import NETWORKS, SERIES
+from stages.models.table import NETWORKS, OF_CHIPS, SERIES
 from stages.models.views import VIEWS, seen, seen_back
 from stages.training import augmentation, calibration, devices
+from stages.training.attack import projected_gradient
+from stages.training.chip_draw import drawn
 from stages.training.chips import Ahead, Batch, Chips, feed
+from stages.training.descent import Descent
 from stages.training.fitted import Found, Hardware, Task
 from stages.training.ground import Ground
 from stages.training.held import Held
 from stages.training.onnx_file import export_module, save_weights
+from stages.training.pretraining import acquaint, refuse_pretraining
+from stages.training.pseudo import guessed
 from stages.training.recipes import DatedRecipe, Recipe
 
 CHECKPOINT = "last.ckpt"
-#: Where the processes of one training find their work.
-SHARED = "processes"
+#: Where the processes of one training find their work, and where they say that it diverged.
+SHARED, DIVERGED = "processes", "diverged.txt"
+#: Optimiser steps after which a training is looked at for numbers that are none.
+WATCHED = 20
 _logger = logging.getLogger(__name__)
 
 
@@ -68,8 +75,23 @@ def build(kind: str, ground: Ground, recipe: Recipe, seed: int) -> Classifier:
     """Make an untrained network in its frame; the same seed gives the same weights."""
     torch.manual_seed(seed)
     differences = recipe.differences if isinstance(recipe, DatedRecipe) else ()
-    network = {**NETWORKS, **SERIES}[kind](**_arguments(kind, ground, recipe))
+    network = {**NETWORKS, **SERIES, **OF_CHIPS}[kind](**_arguments(kind, ground, recipe))
     return Classifier(ground.normalise(recipe.clip, differences, by_band=kind in SERIES), network, ground.split.classes)
+
+
+def _made(kind: str, ground: Ground, recipe: Recipe, task: Task) -> Classifier:
+    """Make a network that is ready to train, with ``pretrain`` one that has seen the ground without its labels."""
+    classifier = build(kind, ground, recipe, task.seed)
+    if recipe.pretrain:
+        refuse_pretraining(kind)
+        given = _arguments(kind, ground, recipe)
+        body = NETWORKS[kind](**{**given, "classes": given["channels"]})
+        descent = Descent(recipe.pretrain, batch=8, lr=2e-3, schedule="one-cycle", seed=task.seed)
+        on_gpu = task.hardware.device in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+        acquaint(
+            classifier, body, ground, descent, folder=task.folder / "pretraining", device="cuda" if on_gpu else "cpu"
+        )  # fmt: skip
+    return classifier
 
 
 def _arguments(kind: str, ground: Ground, recipe: Recipe) -> dict[str, Any]:
@@ -79,13 +101,29 @@ def _arguments(kind: str, ground: Ground, recipe: Recipe) -> dict[str, Any]:
         sizes = {"bands": split.bands * features, "steps": split.tiles.steps}
     else:
         sizes = {"channels": len(split.channels) * features}
+    if kind in OF_CHIPS:
+        assert split.tiles.cells is not None, "classifiers of chips are fitted to chips"
+        sizes["side"] = split.tiles.cells.side
     return {**sizes, "classes": split.classes, **recipe.shape()}
 
 
 def fit_network(kind: str, ground: Ground, held: Held | None, recipe: Recipe, task: Task) -> FittedNetwork:
-    """Train every member; they differ in the seed of their weights, chips and dropout only."""
+    """Train a network; with ``pseudo`` also its teacher first, whose labels of the ground without any it learns from.
+
+    Raises:
+        DivergedError: a loss or a weight is no longer a number; the last good checkpoint stays in ``task.folder``.
+    """
     if task.chosen:
         recipe = recipe.model_copy(update={"epochs": int(task.chosen["epochs"])})
+    if recipe.pseudo:
+        before = replace(task, folder=task.folder / "teacher", name=f"{task.name} (teacher)")
+        teacher = _fit(kind, ground, held, recipe, before)
+        ground = guessed(ground, teacher.classifier, recipe.pseudo, task.folder / "guessed")
+    return _fit(kind, ground, held, recipe, task)
+
+
+def _fit(kind: str, ground: Ground, held: Held | None, recipe: Recipe, task: Task) -> FittedNetwork:
+    """Train every member; they differ in the seed of their weights, chips and dropout only."""
     members: list[Classifier] = []
     epochs: list[int] = []
     curves: dict[str, list[float]] = {}
@@ -105,12 +143,12 @@ def fit_network(kind: str, ground: Ground, held: Held | None, recipe: Recipe, ta
 def _trained(kind: str, ground: Ground, held: Held | None, recipe: Recipe, task: Task) -> Training:
     """Train one network, going on from the checkpoint in ``task.folder`` where a killed run left one."""
     task = replace(task, hardware=counted(task.hardware))
-    training = Training(build(kind, ground, recipe, task.seed), ground, held, recipe, task)
+    training = Training(_made(kind, ground, recipe, task), ground, held, recipe, task)
     checkpoint = _checkpoint(task.folder / CHECKPOINT)
     resume = checkpoint is not None
     if task.hardware.processes > 1 and not (checkpoint is not None and checkpoint["finished"]):
         given = kind, ground, held, recipe, replace(task, measure=_unasked), resume
-        devices.together(_run_shared, given, task.hardware, task.name, task.folder / SHARED)
+        _together(given, task)
         checkpoint = _checkpoint(task.folder / CHECKPOINT)
         assert checkpoint is not None, "every epoch leaves a checkpoint"
         assert checkpoint["finished"], "the processes ended before the training did"
@@ -122,9 +160,21 @@ def _trained(kind: str, ground: Ground, held: Held | None, recipe: Recipe, task:
     return training
 
 
+def _together(given: tuple[Any, ...], task: Task) -> None:
+    """Train in several processes; what made one of them diverge is told as it would be told in this one."""
+    told = task.folder / DIVERGED
+    told.unlink(missing_ok=True)
+    try:
+        devices.together(_run_shared, given, task.hardware, task.name, task.folder / SHARED)
+    except ModelError as fault:
+        if told.is_file():
+            raise DivergedError(told.read_text(encoding="utf-8")) from fault
+        raise
+
+
 def _run_shared(kind: str, ground: Ground, held: Held | None, recipe: Recipe, task: Task, resume: bool) -> None:  # noqa: PLR0917
     """Train one network as one of several processes, up to the checkpoint of the last epoch."""
-    _run(Training(build(kind, ground, recipe, task.seed), ground, held, recipe, task), task, resume)
+    _run(Training(_made(kind, ground, recipe, task), ground, held, recipe, task), task, resume)
 
 
 def _unasked(*_: np.ndarray) -> float:
@@ -272,7 +322,7 @@ class Training(lightning.LightningModule):
     def train_dataloader(self) -> DataLoader[Batch] | Ahead:
         """Draw the chips of the current epoch; of several processes each gets its share of every batch."""
         recipe = self.recipe.model_copy(update={"steps": self.recipe.steps * self.task.hardware.accumulate})
-        self._chips = self._chips or Chips(self._data[0], recipe, self.task.seed, 0)
+        self._chips = self._chips or drawn(self._data[0], recipe, self.task.seed, 0)
         chips: Dataset[Batch] = self._chips.of_epoch(self.current_epoch)
         if self.trainer.world_size > 1:
             chips = Share(chips, share(recipe.batch, self.global_rank, self.trainer.world_size))
@@ -308,6 +358,8 @@ class Training(lightning.LightningModule):
             labels = torch.where(valid.amax(dim=1) > 0, labels, UNLABELLED)
         if isinstance(self.recipe, DatedRecipe):
             image, valid = augmentation.vary_series((image, valid, days), self.recipe, self._channels(), draw)
+        if self.recipe.adversarial > 0:
+            image = self._attacked(image, valid, days, labels, draw)
         varied = self._normalised(image, valid, draw)
         logits = self.classifier.answer(varied.contiguous(memory_format=torch.channels_last), valid, days)
         labelled = labels != UNLABELLED
@@ -324,6 +376,27 @@ class Training(lightning.LightningModule):
             self._losses.append(loss.detach())
         whole: Tensor = loss * self.trainer.world_size
         return whole
+
+    def _attacked(self, image: Tensor, valid: Tensor, days: Tensor, labels: Tensor, draw: torch.Generator) -> Tensor:
+        """Attack some chips of a batch, and leave the others (Goodfellow et al. 2015; all of them: Madry et al. 2018).
+
+        The network answers as it does in use: dropout would hide the slope, and attacked chips are no statistics.
+        """
+        recipe, count = self.recipe, max(1, round(self.recipe.attacked * len(image)))
+        some = torch.randperm(len(image), generator=draw)[:count].to(image.device)
+        strength = recipe.adversarial * self.classifier.normalise.deviation
+
+        def answer(attacked: Tensor) -> Tensor:
+            scaled = self.classifier.normalise(attacked, valid[some]).contiguous(memory_format=torch.channels_last)
+            logits: Tensor = self.classifier.answer(scaled, valid[some], days[some])
+            return logits
+
+        self.classifier.eval()
+        found = projected_gradient(
+            answer, image[some], labels[some].long(), strength, steps=recipe.attack_steps, draw=draw
+        )  # fmt: skip
+        self.classifier.train()
+        return image.index_copy(0, some, found.to(image))
 
     def _summed(self, values: Tensor) -> Tensor:
         """Sum over all processes."""
@@ -356,9 +429,37 @@ class Training(lightning.LightningModule):
                 self.averaged.state_dict().values(), self.classifier.state_dict().values(), strict=True
             ):
                 mean.lerp_(now, 1.0 - decay)
+        if done % WATCHED == 0:
+            self._stop_if_diverged()
+
+    def _stop_if_diverged(self) -> None:
+        """End the training where a loss or a weight is no longer a number, before a checkpoint holds it.
+
+        Raises:
+            DivergedError: one is, in this process or another.
+        """
+        losses = torch.stack(self._losses) if self._losses else torch.zeros(1, device=self.shown.device)
+        weights = torch.stack([weight.detach().isfinite().all() for weight in self.classifier.parameters()])
+        lost = self._summed(torch.stack([~losses.isfinite().all(), ~weights.all()]).long())
+        if not lost.any():
+            return
+        before = self.curves["training loss"]
+        what = "its loss is no longer a number" if lost[0] else "its weights are no longer numbers"
+        last = f", after a loss of {before[-1]:.3g} in the epoch before" if before else ""
+        kept = f"; the checkpoint of epoch {len(before)} is kept" if before else ""
+        text = (
+            f"The training of {self.task.name} diverged in epoch {self.current_epoch + 1} of {self.recipe.epochs}: "
+            f"{what}{last}; {suspect(self.recipe, self.task)}{kept}."
+        )
+        if self.trainer.world_size > 1:
+            aside = self.task.folder / f"{DIVERGED}.{self.global_rank}"
+            aside.write_text(text, encoding="utf-8")
+            aside.replace(self.task.folder / DIVERGED)
+        raise DivergedError(text)
 
     def on_train_epoch_end(self) -> None:
         """Validate, keep the best weights, or the last, and say whether it is worth going on."""
+        self._stop_if_diverged()
         losses = self._summed(torch.stack(self._losses)).mean() if self._losses else 0.0
         self.curves["training loss"].append(float(losses))
         self._losses.clear()
@@ -413,12 +514,12 @@ class Training(lightning.LightningModule):
         """Give the weights of the best or the last epoch, on the CPU.
 
         Raises:
-            ModelError: there is none, as no epoch's loss was a number.
+            DivergedError: there is none, as no epoch's loss was a number.
         """
         if not self.best:
-            raise ModelError(
-                f"The training of {self.task.name} diverged: its validation loss was never a number; lower train.lr, "
-                "or check the scenes for values far outside the others."
+            raise DivergedError(
+                f"The training of {self.task.name} diverged: its validation loss was never a number; "
+                f"{suspect(self.recipe, self.task)}."
             )
         kept: Classifier = copy.deepcopy(self.averaged).cpu()
         kept.load_state_dict({name: tensor.cpu() for name, tensor in self.best.items()})
@@ -436,6 +537,20 @@ class Training(lightning.LightningModule):
         self.best = checkpoint["best"]
         self.best_loss, self.best_epoch = checkpoint["decided"]
         self.curves = checkpoint["curves"]
+
+
+def suspect(recipe: Recipe, task: Task) -> str:
+    """Name the setting that most likely made a training diverge, and what to do about it."""
+    section, usual = f"train.{task.name.split()[0]}", type(recipe).model_fields
+    if recipe.lr > usual["lr"].default:
+        return f"lower {section}.lr (or train.lr) from {recipe.lr:g} to {usual['lr'].default:g}"
+    if not task.hardware.precision.startswith(("32", "64")):
+        return f"set train.precision to 32-true instead of {task.hardware.precision}"
+    if recipe.clip_gradient > usual["clip_gradient"].default:
+        return f"lower {section}.clip_gradient from {recipe.clip_gradient:g} to {usual['clip_gradient'].default:g}"
+    return (
+        f"lower {section}.lr (or train.lr) below {recipe.lr:g}, or check the scenes for values far outside the others"
+    )
 
 
 class Share(Dataset[Batch]):
@@ -470,6 +585,9 @@ def rate(step: int, total: int, schedule: str) -> float:
 def _predict(classifier: nn.Module, held: Held, turns: int = 0, mirrored: bool = False) -> Any:
     """Logits (pixels, class) of the held-out pixels of every window that has some, seen from one of eight views."""
     device = next(classifier.buffers()).device
+    if held.together > 1:
+        yield from _predict_together(classifier, held, (turns, mirrored), device)
+        return
     for image, valid, days, at in zip(held.image, held.valid, held.days, held.at, strict=True):
         if not at.any():
             continue
@@ -481,3 +599,15 @@ def _predict(classifier: nn.Module, held: Held, turns: int = 0, mirrored: bool =
             when = torch.from_numpy(days)[None].to(device)
             found = classifier(shown[0].contiguous(memory_format=torch.channels_last), shown[1], when)[0]
         yield seen_back(found.float().cpu().numpy(), turns, mirrored)[:, at].T
+
+
+def _predict_together(classifier: nn.Module, held: Held, view: tuple[int, bool], device: torch.device) -> Any:
+    """Give what `_predict` gives, many small windows in one call."""
+    chosen = np.flatnonzero(held.at.any(axis=(1, 2)))
+    for some in np.array_split(chosen, -(-len(chosen) // held.together)):
+        shown = [torch.from_numpy(seen(array[some], *view)).to(device) for array in (held.image, held.valid)]
+        with torch.no_grad():
+            when = torch.from_numpy(held.days[some]).to(device)
+            found = classifier(shown[0].contiguous(memory_format=torch.channels_last), shown[1], when)
+        for logits, at in zip(seen_back(found.float().cpu().numpy(), *view), held.at[some], strict=True):
+            yield logits[:, at].T
