@@ -14,8 +14,8 @@ TERRASTAGE := $(BIN)/terrastage
 ASKED := --area $(AREA) $(foreach change,$(SET),--set '$(change)')
 
 .DEFAULT_GOAL := help
-.PHONY: help env run $(STAGES) status graph list fetch init clean $(CLEANS) publish cluster batch schedule compare bench bench-peers \
-	plan test test-real check gpu-check
+.PHONY: help env run $(STAGES) status graph list fetch init clean $(CLEANS) publish cluster batch schedule compare attack bench bench-peers \
+	course course-full plan test test-real check gpu-check
 
 help: ## this list
 	@awk 'function row(name, text) { printf "  %-15s %s\n", name, text } \
@@ -57,10 +57,18 @@ list: $(READY) ## the areas
 	@$(TERRASTAGE) list
 compare: $(READY) ## the table of all models: folds, three assignments, paired intervals
 	@$(TERRASTAGE) compare $(if $(filter file,$(origin AREA)),,--area $(AREA)) $(foreach change,$(SET),--set '$(change)')
+attack: $(READY) ## try to fool the trained models on the test blocks; the report shows it (MODELS="cnn rf")
+	@$(TERRASTAGE) attack $(ASKED) $(if $(MODELS),--models $(MODELS))
 clean: ## say what can be cleaned (clean-STAGE removes one artifact, data/raw is never touched)
 	@echo 'make clean-STAGE AREA=$(AREA), STAGE being one of: $(STAGES)'
 $(CLEANS): clean-%: $(READY)
 	@$(TERRASTAGE) clean $* $(ASKED)
+
+##@ The course
+course: $(READY) ## the lectures' experiments, small, into data/course/index.html (LECTURE=4: only one)
+	@$(TERRASTAGE) course $(LECTURE)
+course-full: $(READY) ## the same at the size of the published experiments: hours; goes on where it was stopped
+	@$(TERRASTAGE) course $(LECTURE) --full
 
 ##@ Develop
 env: $(READY) ## make .venv as requirements.lock says (every other target does, too)

@@ -95,13 +95,30 @@ def _parser(stages: tuple[Stage, ...]) -> argparse.ArgumentParser:
     made.add_argument("--seeds", type=int, nargs="+", metavar="SEED", help="seeds of the assignments to folds")
     made.add_argument("--models", nargs="+", metavar="ROW", help="rows of the table")
     waiting(made)
+    made = command("attack", _attack, "try to fool the trained models on the test blocks, and say what is left of them")
+    made.add_argument("--models", nargs="+", default=(), metavar="MODEL", help="only these; the first is drawn")
+    made.add_argument(
+        "--strengths", nargs="+", type=_share_of_deviation, default=(0.05, 0.1, 0.25, 0.5), metavar="X",
+        help="largest changes of a value, in deviations of its band (default: 0.05 0.1 0.25 0.5)",
+    )  # fmt: skip
+    made.add_argument("--steps", type=_positive, default=10, help="of the projected gradient (default: %(default)s)")
+    made.add_argument(
+        "--pixels", type=_positive, default=20_000, help="test pixels at most, about (default: %(default)s)"
+    )
+    made.add_argument(
+        "--patch", type=_not_negative, default=16, metavar="SIDE", help="in pixels, 0 for none (default: %(default)s)"
+    )
+    made.add_argument("--target", metavar="CLASS", help="what the patch is to show (default: the most frequent class)")
+    made.add_argument("--seed", type=int, default=0, help="of all chance (default: %(default)s)")
+    waiting(made)
     command("graph", _graph, "print the stages with what they read and write", area=False)
     command("list", _list, "list the areas", area=False)
     made = command("init", _init, "write a config for your own scenes and labels", area=False)
     made.add_argument("name", metavar="NAME", help="name of the new area")
     made.add_argument(
-        "--scenes", required=True, metavar="PATTERN", help="the scenes' files, with *, ?, {band} and {date}"
-    )
+        "--scenes", required=True, metavar="PATTERN",
+        help="the scenes' files, with *, ?, {band} and {date}, or a folder with a folder of image chips a class",
+    )  # fmt: skip
     made.add_argument("--labels", type=Path, metavar="FILE", help="polygons, points or a label raster")
     made.add_argument("--field", metavar="COLUMN", help="the column that holds the class")
     made = command(
@@ -111,6 +128,10 @@ def _parser(stages: tuple[Stage, ...]) -> argparse.ArgumentParser:
     waiting(made)
     made = command("schedule", _schedule, "print the crontab line and the systemd units of the batch", area=False)
     made.add_argument("--hour", type=int, default=4, choices=range(24), metavar="0..23", help="default: %(default)s")
+    made = command("course", _course, "run the lectures' experiments and write data/course/index.html", area=False)
+    made.add_argument("lectures", nargs="*", metavar="LECTURE", help="only these: 1 to 8, generative, capsules")
+    made.add_argument("--full", action="store_true", help="at the size of the published experiments, for hours")
+    made.add_argument("--seed", type=int, default=0, help="of all chance (default: %(default)s)")
     command("gpu-check", _gpu_check, "compare an accelerator with the CPU on a small area", area=False)
     return parser
 
@@ -290,6 +311,61 @@ def _compare(asked: argparse.Namespace) -> int:
         if area.settings.sample is not None:
             fetch(area.settings.sample, area.root)
         compare.run(area, **{name: tuple(value) for name, value in options.items() if value is not None})
+    return 0
+
+
+def _attack(asked: argparse.Namespace) -> int:
+    from pipeline import attack, console
+    from pipeline.lock import held
+
+    area = _area(asked)
+    wanted = attack.Asked(
+        models=tuple(asked.models), strengths=tuple(sorted(set(asked.strengths))), steps=asked.steps,
+        pixels=asked.pixels, patch=asked.patch, target=asked.target, seed=asked.seed,
+    )  # fmt: skip
+    with (
+        held(area.data / ".lock", f"area {area.name}", "terrastage attack", asked.wait),
+        console.shown(console.log_path(area.data / "logs", "attack"), asked.verbose),
+    ):
+        attack.run(area, wanted)
+    print(f"  written to data/{area.name}/attack; the report shows it after `terrastage run export --area {area.name}`")
+    return 0
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return value
+
+
+def _not_negative(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is less than 0")
+    return value
+
+
+def _share_of_deviation(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 10:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 10")
+    return value
+
+
+def _course(asked: argparse.Namespace) -> int:
+    from pipeline import console
+    from pipeline.course.contents import FOLDER, teach
+    from pipeline.lock import held
+
+    data = asked.root / FOLDER
+    data.mkdir(parents=True, exist_ok=True)
+    with (
+        held(data / ".lock", "the course", "terrastage course", False),
+        console.shown(console.log_path(data / "logs", "course"), asked.verbose),
+    ):
+        page = teach(asked.root, tuple(asked.lectures), asked.full, asked.seed)
+    print(f"  the course: {page}")
     return 0
 
 

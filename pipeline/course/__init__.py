@@ -1,0 +1,1 @@
+"""The lectures of the course: one file a lecture, each an experiment and a page."""
