@@ -79,7 +79,7 @@ ROWS: dict[str, Row] = {
     "cnn balanced": Row("cnn", BALANCED, "balanced"),
     "unet": Row("unet"),
     "unet balanced": Row("unet", BALANCED, "balanced"),
-    **{name: Row(name) for name in ("lstm", "tempcnn", "ltae", "convlstm")},
+    **{name: Row(name) for name in ("cnn3d", "capsule", "lstm", "tempcnn", "ltae", "convlstm")},
     "ensemble": Row(train.ENSEMBLE),
     "ensemble balanced": Row(train.ENSEMBLE, BALANCED, "balanced"),
 }

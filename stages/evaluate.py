@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from stages.formats.tiles import Tiles
 from stages.formats.weights import CHOICE, ITEM, chosen_folder, fold_folder, read_card, read_choice
 from stages.geo.grid import Window
 from stages.inference.blend import Block, Layout
+from stages.inference.chip_pieces import predicted_chips
 from stages.inference.layers import top_class
 from stages.inference.stream import Piece, Streaming, blocks_of, finished, stream_of
 
@@ -33,6 +34,8 @@ RUN_SETTINGS = ("rows", "batch")
 MAJORITY = "majority"
 ESTIMATES = "expected agreement with {} at unlabelled ground inside this area"
 RANDOM = "scores are too good: labels were divided at random"
+#: Tiles of chips in one task.
+TILES = 8
 #: Measures that are told of every season.
 BY_SEASON = ("overall_accuracy", "balanced_accuracy", "macro_f1")
 #: Measures that make no sense of a table of series, whose samples have neither ground nor neighbours.
@@ -190,6 +193,14 @@ def score_model(store: Tiles, folder: Path, question: Question, block: Block, co
     return _tallies(finished(stream_of(store, folder, config, question), block), store, question, config.bins)
 
 
+def score_chips(
+    store: Tiles, folder: Path, question: Question, tiles: Sequence[Window], config: Config
+) -> list[Tallied]:
+    """Tally what a model says of the asked chips in some tiles of a collection."""
+    pieces = predicted_chips(stream_of(store, folder, config, question), tiles)
+    return _tallies(pieces, store, question, config.bins)
+
+
 def score_majority(store: Tiles, shares: np.ndarray, question: Question, block: Block, config: Config) -> list[Tallied]:
     """Tally what one knows without looking: everywhere the class ``shares`` (class,) of the training labels."""
     layout = _layout(store, config)
@@ -267,6 +278,10 @@ def _plan(inputs: Inputs, name: str, question: Question) -> list[Callable[[], li
         blocks = blocks_of(_layout(store, config), config, 1)
         return [partial(score_majority, store, shares, question, block, config) for block in blocks]
     folder = inputs.folder_of(name, question.fold)
+    if store.cells is not None:
+        windows = [window for _, _, window in store.grid.tiles()]
+        some = [windows[first : first + TILES] for first in range(0, len(windows), TILES)]
+        return [partial(score_chips, store, folder, question, tiles, config) for tiles in some]
     layout = stream_of(store, folder, config).layout
     return [partial(score_model, store, folder, question, block, config) for block in blocks_of(layout, config, 1)]
 

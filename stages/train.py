@@ -18,14 +18,18 @@ from stages.accuracy.calibration_error import bin_sums, classwise_error, top_lab
 from stages.accuracy.confusion import confusion, scores_of
 from stages.accuracy.merit import DESCRIPTION, Criterion, measure_of, merit
 from stages.errors import SettingError
-from stages.formats.bands import read_bands
+from stages.formats.bands import read_about, read_bands
 from stages.formats.samples import Role, Samples
-from stages.formats.synthetic import read_synthetic
+from stages.formats.synthetic import Synthetic, read_samples
+from stages.formats.synthetic import read_about as read_worth
 from stages.formats.tiles import Tiles
 from stages.formats.weights import ITEM, ONNX, ModelCard, fold_folder, read_card, write_card, write_choice
 from stages.settings import STYLE_ONLY, MapClass, Settings
+from stages.training.chip_recipes import ChipRecipes
 from stages.training.recipes import (
     Baseline,
+    CapsuleRecipe,
+    Cnn3dRecipe,
     CnnRecipe,
     ConvLstmRecipe,
     EnsembleRecipe,
@@ -52,9 +56,13 @@ RESUMES = True
 COSMETIC = {**STYLE_ONLY, "attribution": True}
 #: The same chips come in the same order, whoever draws them.
 RUN_SETTINGS = ("workers",)
-Name = Literal["rf", "svm", "mlp", "cnn", "unet", "lstm", "tempcnn", "ltae", "convlstm", "ensemble"]
+Name = Literal[
+    "rf", "svm", "mlp", "cnn", "cnn3d", "capsule", "unet", "lstm", "tempcnn", "ltae", "convlstm", "ensemble"
+]  # fmt: skip
 #: Look at the surroundings of a pixel whatever their settings.
-SURROUNDED = ("cnn", "unet", "convlstm")
+SURROUNDED = ("cnn", "cnn3d", "capsule", "unet", "convlstm")
+#: Classify whole chips.
+OF_CHIPS = tuple(ChipRecipes.model_fields)
 #: Averages networks that are trained before it.
 ENSEMBLE = "ensemble"
 #: Work in progress inside the stage's folder; gone from the finished artifact.
@@ -94,12 +102,18 @@ class Config(Settings):
     svm: VectorRecipe = Field(default_factory=VectorRecipe, description="Support vector machine")
     mlp: MlpRecipe = Field(default_factory=MlpRecipe, description="Network on single pixels")
     cnn: CnnRecipe = Field(default_factory=CnnRecipe, description="Network on the patch around a pixel")
+    cnn3d: Cnn3dRecipe = Field(default_factory=Cnn3dRecipe, description="Network on patches of many bands")
+    capsule: CapsuleRecipe = Field(default_factory=CapsuleRecipe, description="Capsules on the patch around a pixel")
     unet: UnetRecipe = Field(default_factory=UnetRecipe, description="Dense network")
     lstm: LstmRecipe = Field(default_factory=LstmRecipe, description="Recurrent network on the series of a pixel")
     tempcnn: TempCnnRecipe = Field(default_factory=TempCnnRecipe, description="Convolutions along a pixel's series")
     ltae: LtaeRecipe = Field(default_factory=LtaeRecipe, description="Attention over a pixel's series")
     convlstm: ConvLstmRecipe = Field(default_factory=ConvLstmRecipe, description="Recurrent network on chips of series")
     ensemble: EnsembleRecipe = Field(default_factory=EnsembleRecipe, description="Average of trained networks")
+    chips: ChipRecipes = Field(
+        default_factory=ChipRecipes,
+        description="Settings of classifiers where the area is a collection of chips, in the place of those above",
+    )
 
     @field_validator("models")
     @classmethod
@@ -122,11 +136,21 @@ class Config(Settings):
         missing = [name for name in self.ensemble.of if name not in self.models[: self.models.index(ENSEMBLE)]]
         if missing:
             raise ValueError(f"ensemble averages {missing[0]}, which models does not name before it; put it there")
-        if len({getattr(self.recipe(name), "average_turns", False) for name in self.ensemble.of}) > 1:
-            raise ValueError(
-                f"average_turns must be the same for {', '.join(self.ensemble.of)}, as ensemble averages them"
-            )
+        # Whether these are of chips, with recipes of their own, is not known before there are tiles.
+        if not set(self.ensemble.of) <= set(OF_CHIPS) and (fault := self.unlike_turns()):
+            raise ValueError(fault)
         return self
+
+    def unlike_turns(self) -> str:
+        """Say that what an ensemble averages is not turned alike, "" where it is or there is none."""
+        of = self.ensemble.of if ENSEMBLE in self.models else ()
+        if len({getattr(self.recipe(name), "average_turns", False) for name in of}) < 2:
+            return ""
+        return f"average_turns must be the same for {', '.join(of)}, as ensemble averages them"
+
+    def of_chips(self) -> Config:
+        """Put the recipes of chips in the place of those of scenes."""
+        return self.model_copy(update={name: getattr(self.chips, name) for name in OF_CHIPS})
 
     def recipe(self, name: str) -> Any:
         """One classifier's settings, with `epochs` and `lr` of all networks put in."""
@@ -141,7 +165,8 @@ class Job:
 
     tiles: Tiles
     samples: Samples
-    channels: tuple[str, ...]
+    bands: Path
+    synthetic: Path
     out: Path
     config: Config
 
@@ -149,7 +174,20 @@ class Job:
         """Give the labels and pixels of one fold, or with None those of the final model."""
         from stages.training.ground import Split
 
-        return Split(self.tiles, self.samples, self.channels, fold)
+        return Split(self.tiles, self.samples, read_bands(self.bands, fold), fold)
+
+    def drawn(self, fold: int | None) -> Synthetic | None:
+        """Read the synthetic samples of one fold, or with None those of the final model; None where there are none.
+
+        Raises:
+            LeakError: they were not made from this fold's training labels alone.
+        """
+        from stages.training.synthesis import check_sources
+
+        found = read_samples(self.synthetic, fold)
+        if found is not None:
+            check_sources(found, self.split(fold))
+        return found
 
     def folder(self, name: str, fold: int | None) -> Path:
         """Where a finished model lies."""
@@ -158,11 +196,14 @@ class Job:
 
 def run(tiles: Path, samples: Path, bands: Path, synthetic: Path, out: Path, config: Config) -> None:  # noqa: PLR0917
     """Train every model in every fold, choose one, and refit it on all labels where none of them is left to test."""
-    drawn = read_synthetic(synthetic)
-    assert not any(drawn.values()), f"synthetic samples {drawn} have no place in the training yet"
+    if Tiles(tiles).cells is not None:
+        config = config.of_chips()
+        _refuse_pixels(synthetic, config)
     _check(config)
     _refuse_neighbours(Tiles(tiles), config)
-    job = Job(Tiles(tiles), Samples(samples), read_bands(bands), out, config)
+    job = Job(Tiles(tiles), Samples(samples), bands, synthetic, out, config)
+    _refuse_features(job)
+    _tell_mixing(job)
     cards = _train_all(job)
     candidates: dict[str, dict[str, Any]] = {
         name: _pooled([card.metrics["validation"] for card in cards[name]]) for name in config.models
@@ -180,16 +221,22 @@ def run(tiles: Path, samples: Path, bands: Path, synthetic: Path, out: Path, con
 
 
 def _check(config: Config) -> None:
-    """Refuse hardware that is not there before the first model is trained, and not after the second.
+    """Refuse hardware that is not there, and an ensemble that cannot be, before the first model is trained.
 
     Raises:
-        SettingError: there is none like it, or more of it than a batch has chips.
+        SettingError: there is none like it, more of it than a batch has chips, or models are not turned alike; or a
+            network is to learn without labels that cannot.
     """
     from stages.training.loop import check_hardware
+    from stages.training.pretraining import refuse_pretraining
 
+    if fault := config.unlike_turns():
+        raise SettingError(f"train: {fault}.")
     networks = {name: config.recipe(name) for name in config.models if isinstance(config.recipe(name), Recipe)}
     processes = check_hardware(hardware_of(config)).processes if networks else 1
     for name, recipe in networks.items():
+        if recipe.pretrain:
+            refuse_pretraining(name)
         if recipe.batch < processes:
             raise SettingError(
                 f"train.{name}.batch is {recipe.batch}, which {processes} devices cannot share; set it to at least "
@@ -203,7 +250,7 @@ def _refuse_neighbours(tiles: Tiles, config: Config) -> None:
     Raises:
         SettingError: there is one.
     """
-    for name in config.models if tiles.is_table else ():
+    for name in config.models if tiles.is_table and tiles.cells is None else ():
         recipe, advice = config.recipe(name), ""
         if name in SURROUNDED:
             advice = "take it out of train.models"
@@ -216,6 +263,59 @@ def _refuse_neighbours(tiles: Tiles, config: Config) -> None:
                 f"{name} looks at the ground around a pixel, but the area is a table of series, whose samples have no "
                 f"neighbours; {advice}."
             )
+
+
+def _refuse_pixels(synthetic: Path, config: Config) -> None:
+    """Refuse models and samples of single pixels where a label is of a whole chip.
+
+    Raises:
+        SettingError: there is one.
+    """
+    for name in config.models:
+        if name not in (*OF_CHIPS, ENSEMBLE):
+            raise SettingError(
+                f"{name} classifies pixels, but the area is a collection of chips, which have one label each; take it "
+                f"out of train.models ({', '.join(OF_CHIPS)} and {ENSEMBLE} classify chips)."
+            )
+    if read_worth(synthetic).get("side"):
+        raise SettingError(
+            "augment has drawn synthetic pixels, but the area is a collection of chips, which have one label each; set "
+            "augment.method to none."
+        )
+
+
+def _refuse_features(job: Job) -> None:
+    """Refuse networks that go from step to step where single features were chosen, before anything is trained.
+
+    Raises:
+        SettingError: there is one.
+    """
+    from stages.models.table import SERIES
+
+    for name in job.config.models:
+        recipe: Any = job.config.recipe(name)
+        if name in SERIES or bool(getattr(recipe, "differences", None)):
+            for fold in (*range(job.samples.folds), None):
+                _ = job.split(fold).bands
+
+
+def _tell_mixing(job: Job) -> None:
+    """Say which models look farther than the synthetic samples are wide, and so are trained without them.
+
+    Raises:
+        SettingError: all of them do.
+    """
+    for name, why in _left_out(job).items():
+        _logger.warning("%s is trained without the synthetic samples: %s", name, why)
+
+
+def _left_out(job: Job) -> dict[str, str]:
+    """Say of every model that cannot learn from the synthetic samples why not; empty where there are none."""
+    from stages.training.mixing import left_out
+
+    side = read_worth(job.synthetic).get("side")
+    recipes: dict[str, Any] = {name: job.config.recipe(name) for name in job.config.models if name != ENSEMBLE}
+    return left_out(recipes, side, job.tiles.steps) if side else {}
 
 
 def _train_all(job: Job) -> dict[str, list[ModelCard]]:
@@ -237,6 +337,7 @@ def _train(job: Job, name: str, ground: Ground) -> None:
     """Train one model on one fold and save it whole."""
     from stages.training.classifiers import fit, gather_for
     from stages.training.held import gather
+    from stages.training.mixing import mixed_for
 
     fold = ground.split.fold
     if name == ENSEMBLE:
@@ -246,7 +347,7 @@ def _train(job: Job, name: str, ground: Ground) -> None:
         recipe = job.config.recipe(name)
         held = gather_for(name, recipe, ground.split, Role.VALIDATION)
         task = task_of(job.config, name, job.out / WORK / f"{name}-{fold}")
-        fitted = fit(name, ground, held, recipe, task)
+        fitted = fit(name, mixed_for(name, recipe, ground, job.drawn(fold)), held, recipe, task)
     temperature, scores = validate(fitted, held, ground.split.classes)
     _save(job, name, fold, fitted, (temperature, {"validation": scores, "chosen": fitted.found.chosen}))
 
@@ -302,7 +403,7 @@ def _save(job: Job, name: str, fold: int | None, fitted: Fitted, verdict: tuple[
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     fitted.export(aside)
-    tiles, config = job.tiles, job.config
+    tiles, config, split = job.tiles, job.config, job.split(fold)
     by_name = {entry.name: entry for entry in config.classes}
     classes = tuple(
         {"name": label, "code": by_name[label].code, "color": by_name[label].color}
@@ -311,21 +412,33 @@ def _save(job: Job, name: str, fold: int | None, fitted: Fitted, verdict: tuple[
         for index, label in enumerate(job.samples.classes)
     )
     write_card(aside, ModelCard(
-        name=name, channels=job.channels, values=job.split(fold).values(), dates=tiles.dates, days=tiles.days,
+        name=name, channels=split.channels, values=split.values(), dates=tiles.dates, days=tiles.days,
         step=tiles.step, scaling=tiles.scaling, resolution=tiles.grid.resolution, metres=tiles.grid.pixel_metres(),
         classes=classes, margin=fitted.margin, stride=fitted.stride, temperature=verdict[0], tta=fitted.tta,
         fingerprint=hashlib.sha256((aside / ONNX).read_bytes()).hexdigest(),
-        settings={**config.recipe(name).model_dump(mode="json"), "seed": config.seed}, metrics=verdict[1],
+        settings={**config.recipe(name).model_dump(mode="json"), "seed": config.seed},
+        metrics={**verdict[1], **_origins(job, name)},
         curves=fitted.found.curves, attribution=config.attribution, network=fitted.network,
     ))  # fmt: skip
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside.rename(folder)
 
 
+def _origins(job: Job, name: str) -> dict[str, Any]:
+    """Say how the channels were chosen and which samples were drawn, where either was asked for."""
+    origins: dict[str, Any] = {}
+    if selection := read_about(job.bands):
+        origins["selection"] = selection
+    if synthetic := read_worth(job.synthetic):
+        origins["synthetic"] = {**synthetic, "without": _left_out(job).get(name, "")}
+    return origins
+
+
 def _refit(job: Job, name: str, cards: dict[str, list[ModelCard]]) -> None:
     """Fit a model on all labels: found settings by majority, lengths and temperature by median and mean."""
     from stages.training.classifiers import fit
     from stages.training.ground import lay_out
+    from stages.training.mixing import mixed_for
 
     if (job.folder(name, None) / ITEM).is_file():
         return
@@ -338,6 +451,7 @@ def _refit(job: Job, name: str, cards: dict[str, list[ModelCard]]) -> None:
         chosen = _agreed([card.metrics["chosen"] for card in cards[name]])
         ground = lay_out(job.split(None), job.out / WORK / "ground")
         task = task_of(job.config, name, job.out / WORK / f"{name}-all", chosen)
+        ground = mixed_for(name, job.config.recipe(name), ground, job.drawn(None))
         fitted = fit(name, ground, None, job.config.recipe(name), task)
     scores = _pooled([card.metrics["validation"] for card in cards[name]])
     temperature = mean(card.temperature for card in cards[name])

@@ -38,6 +38,8 @@ BANDS, STEPS, CLASSES = 3, 4, 4
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "mlp": {"width": 8},
     "cnn": {"width": 8, "dilations": (1, 2)},
+    "cnn3d": {"width": 4},
+    "capsule": {"width": 8, "dilations": (1,), "types": 2, "d": 4, "class_d": 4},
     "unet": {"width": 8, "depth": 2},
     "lstm": {"hidden": 6, "layers": 2, "bidirectional": True, "readout": "attention"},
     "tempcnn": {"filters": 8, "dense": 16},

@@ -281,7 +281,7 @@ def out_of_range(world: World) -> None:
 
 
 def unknown_method(world: World) -> None:
-    world.change(select={"method": "dqn"})
+    world.change(select={"method": "magic"})
 
 
 def chip_that_cannot_be_halved(world: World) -> None:
@@ -411,7 +411,7 @@ CASES: list[Case] = [
     (unknown_section, "label", ["lable", "label"]),
     (wrong_type, "label", ["label.buffer", "wide"]),
     (out_of_range, "label", ["label.purity", "1.5"]),
-    (unknown_method, "select", ["select.method", "dqn", "none"]),
+    (unknown_method, "select", ["select.method", "magic", "none, dqn, lasso"]),
     (chip_that_cannot_be_halved, "train", ["train.unet", "a chip of 50 pixels", "multiple of 8"]),
     (device_that_is_not_there, "train", ["train.device gpu", "cannot be used on this machine"]),
     (unreadable_yaml, "label", ["world.yaml"]),

@@ -37,8 +37,8 @@ def test_rows_are_those_of_the_protocol() -> None:
     assert all(dict(compare.ROWS[n].changes).get("windows", "default") == () for n in ("rf", "rf balanced", "svm"))
     # The networks are trained with the area's own settings; only the rows with class weights change these.
     networks = {name: row for name, row in compare.ROWS.items() if row.is_network}
-    series = {"lstm", "tempcnn", "ltae", "convlstm"}
-    assert {name for name, row in networks.items() if not row.changes} == {"mlp", "cnn", "unet", "ensemble"} | series
+    others = {"cnn3d", "capsule", "lstm", "tempcnn", "ltae", "convlstm"}
+    assert {name for name, row in networks.items() if not row.changes} == {"mlp", "cnn", "unet", "ensemble"} | others
     assert all(row.changes in ((), (("class_weights", "balanced"),)) for row in networks.values())
     assert all(("balanced" in name) == (row.reading == "balanced") for name, row in compare.ROWS.items())
 

@@ -21,6 +21,8 @@ BANDS, DATES, HEIGHT, WIDTH = 2, 2, 37, 41
 PATCHES: dict[str, tuple[str, dict[str, Any], int]] = {
     "cnn": ("cnn", {}, 4),
     "cnn of wide dilations": ("cnn", {"dilations": (1, 2, 3)}, 6),
+    "cnn3d": ("cnn3d", {}, 3),
+    "capsule": ("capsule", {}, 3),
     "rf": ("rf", {"windows": (3, 7)}, 3),
     "rf on pixels": ("rf", {"windows": ()}, 0),
     "svm": ("svm", {"windows": (3, 5, 9)}, 4),

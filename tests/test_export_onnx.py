@@ -14,6 +14,8 @@ from stages.models.table import SERIES
 from stages.training.classifiers import CLASSIFIERS, fit, gather_for
 from stages.training.onnx_file import _single
 from stages.training.recipes import (
+    CapsuleRecipe,
+    Cnn3dRecipe,
     CnnRecipe,
     ConvLstmRecipe,
     ForestRecipe,
@@ -32,6 +34,8 @@ RECIPES: dict[str, Any] = {
     "svm": VectorRecipe(pixels=300, windows=(3,), cost=(1.0,), gamma=(0.25,)),
     "mlp": quick(MlpRecipe(width=8)),
     "cnn": quick(CnnRecipe(width=8, dilations=(1, 2))),
+    "cnn3d": quick(Cnn3dRecipe(width=4)),
+    "capsule": quick(CapsuleRecipe(width=8, types=2, window=1, rounds=2)),
     "unet": quick(UnetRecipe(width=4, depth=2)),
     "lstm": quick(LstmRecipe(hidden=8), chip=1, batch=32),
     "tempcnn": quick(TempCnnRecipe(filters=8, dense=16), chip=1, batch=32),

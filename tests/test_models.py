@@ -20,6 +20,8 @@ CHANNELS, CLASSES = 3, 4
 SHAPES: dict[str, dict[str, Any]] = {
     "mlp": {"width": 16},
     "cnn": {"width": 8, "dilations": (1, 2)},
+    "cnn3d": {"width": 6, "dilations": (1, 2)},
+    "capsule": {"width": 8, "dilations": (1,), "types": 2, "spread": 2, "rounds": 2},
     "unet": {"width": 8, "depth": 2},
 }
 

@@ -8,14 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from pydantic import ValidationError
 
 from stages import train
-from stages.errors import LabelError, ModelError, SettingError
+from stages.errors import DivergedError, LabelError, ModelError, SettingError
 from stages.formats.samples import Role, Samples
 from stages.formats.weights import ONNX, WEIGHTS, chosen_folder, read_card, read_choice
 from stages.training import calibration, loop
+from stages.training.chips import Chips
 from stages.training.classifiers import fit, gather_for
+from stages.training.fitted import Hardware
 from stages.training.ground import lay_out
 from stages.training.recipes import CnnRecipe, ForestRecipe, MlpRecipe, Recipe, UnetRecipe, VectorRecipe
 from tests.training_worlds import Laid, lay, quick
@@ -241,8 +244,127 @@ def test_a_diverged_training_is_told_in_a_sentence(laid: Laid) -> None:
     recipe = quick(MlpRecipe(width=8), lr=1.0, epochs=1)
     held = gather_for("mlp", recipe, laid.split(), Role.VALIDATION)
     training = loop.Training(loop.build("mlp", laid.ground(), recipe, 0), laid.ground(), held, recipe, laid.task("mlp"))
-    with pytest.raises(ModelError, match="training of mlp diverged"):
+    with pytest.raises(DivergedError, match=r"training of mlp diverged: .* lower train\.mlp\.lr .* from 1 to 0\.003\."):
         training.kept()
+
+
+def test_a_diverging_training_stops_keeps_its_last_good_checkpoint_and_names_the_setting(
+    laid: Laid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = quick(MlpRecipe(width=8), epochs=5)
+    epochs: list[int] = []
+
+    def burst(self: Any) -> None:
+        epochs.append(self.current_epoch)
+        if self.current_epoch == 2:
+            for group in self.optimizers().param_groups:
+                group["lr"] = 1e30
+            self.lr_schedulers().base_lrs = [1e30, 1e30]
+
+    monkeypatch.setattr(loop.Training, "on_train_epoch_start", burst)
+    with pytest.raises(DivergedError) as caught:
+        fit("mlp", laid.ground(), None, recipe, laid.task("mlp", folder=tmp_path))
+    assert epochs == [0, 1, 2]
+    said = str(caught.value)
+    assert said.startswith("The training of mlp diverged in epoch 3 of 5: its ")
+    assert "after a loss of " in said
+    assert "lower train.mlp.lr (or train.lr) below 0.003" in said
+    assert said.endswith("the checkpoint of epoch 2 is kept.")
+    assert "\n" not in said
+    checkpoint: Any = loop._checkpoint(tmp_path / "0" / loop.CHECKPOINT)
+    assert len(checkpoint["curves"]["training loss"]) == 2
+    assert all(bool(tensor.isfinite().all()) for tensor in checkpoint["state_dict"].values())
+    monkeypatch.undo()
+    # Going on from it gives what a training without the accident gives.
+    gone_on: Any = fit("mlp", laid.ground(), None, recipe, laid.task("mlp", folder=tmp_path))
+    whole: Any = fit("mlp", laid.ground(), None, recipe, laid.task("mlp", folder=tmp_path / "whole"))
+    assert gone_on.found == whole.found
+
+
+def test_a_long_epoch_is_stopped_within_it(laid: Laid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, steps = quick(MlpRecipe(width=8), epochs=1, steps=50), []
+    plain = loop.Training.training_step
+
+    def poisoned(self: Any, batch: Any, step: int) -> Any:
+        steps.append(step)
+        return plain(self, batch, step) * (float("nan") if step == 25 else 1.0)
+
+    monkeypatch.setattr(loop.Training, "training_step", poisoned)
+    with pytest.raises(DivergedError, match="its loss is no longer a number"):
+        fit("mlp", laid.ground(), None, recipe, laid.task("mlp", folder=tmp_path))
+    assert steps[-1] == 39
+    assert loop._checkpoint(tmp_path / "0" / loop.CHECKPOINT) is None
+
+
+def test_what_other_processes_diverged_by_is_told_here(
+    laid: Laid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = ["The training of mlp diverged."]
+
+    def ended(_work: Any, _given: Any, _hardware: Any, _name: str, out: Path) -> None:
+        if said:
+            (out.parent / loop.DIVERGED).write_text(said.pop())
+        raise ModelError("Process 1 of 2 ended.")
+
+    monkeypatch.setattr(loop.devices, "together", ended)
+    with pytest.raises(DivergedError, match=r"^The training of mlp diverged\.$"):
+        loop._together((), laid.task("mlp", folder=tmp_path))
+    # What an earlier run left says nothing of this one.
+    with pytest.raises(ModelError, match=r"^Process 1 of 2 ended"):
+        loop._together((), laid.task("mlp", folder=tmp_path))
+
+
+def test_half_precision_is_suspected_before_the_clipping(laid: Laid) -> None:
+    halved = laid.task("cnn 2 of 3", hardware=Hardware(precision="16-true"))
+    recipe = MlpRecipe(clip_gradient=100.0)
+    assert loop.suspect(recipe, halved) == "set train.precision to 32-true instead of 16-true"
+    assert loop.suspect(recipe, laid.task("cnn 2 of 3")) == "lower train.cnn.clip_gradient from 100 to 2"
+    assert loop.suspect(MlpRecipe(), laid.task("mlp")).startswith("lower train.mlp.lr (or train.lr) below 0.003")
+
+
+def test_adversarial_training_shows_the_worst_chips_of_the_box(
+    laid: Laid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = quick(CnnRecipe(width=8, dilations=(1,), dropout=0.0), batch=4, noise=0.0, adversarial=0.2, attack_steps=3)
+    training = loop.Training(loop.build("cnn", laid.ground(), recipe, 0), laid.ground(), None, recipe, laid.task("cnn"))
+    classifier = training.classifier.train()
+    image, valid, days, labels = Chips(laid.ground(), recipe, 0, 0)[0]
+    before = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
+    found = training._attacked(image, valid.float(), days, labels, torch.Generator().manual_seed(1))
+    moved = (found - image).abs() / classifier.normalise.deviation
+    assert (moved.amax(dim=(1, 2, 3)) > 0).sum() == 2  # half of four chips
+    assert float(moved.max()) == pytest.approx(0.2, rel=1e-4)
+    assert classifier.training
+    for name, tensor in classifier.state_dict().items():
+        torch.testing.assert_close(tensor, before[name])  # an attack teaches nothing by itself
+
+    def loss(shown: torch.Tensor) -> float:
+        with torch.no_grad():
+            logits = classifier.eval()(shown, valid.float(), days)
+        return float(torch.nn.functional.cross_entropy(logits, labels.long(), ignore_index=255))
+
+    signs = 2.0 * torch.randint(2, image.shape, generator=torch.Generator().manual_seed(0)) - 1.0
+    chips = moved.amax(dim=(1, 2, 3)) > 0
+    noisy = torch.where(chips[:, None, None, None], image + 0.2 * signs * classifier.normalise.deviation, image)
+    assert loss(found) > loss(noisy)
+    shown: list[int] = []
+    attacked = loop.Training._attacked
+
+    def counted(self: Any, *given: Any) -> torch.Tensor:
+        shown.append(1)
+        return attacked(self, *given)
+
+    monkeypatch.setattr(loop.Training, "_attacked", counted)
+    fit("cnn", laid.ground(), None, recipe, laid.task("cnn", folder=tmp_path))
+    assert len(shown) == recipe.epochs * recipe.steps
+    fit(
+        "cnn",
+        laid.ground(),
+        None,
+        recipe.model_copy(update={"adversarial": 0.0}),
+        laid.task("cnn", folder=tmp_path / "o"),
+    )
+    assert len(shown) == recipe.epochs * recipe.steps
 
 
 def test_common_settings_reach_every_network_and_no_baseline() -> None:

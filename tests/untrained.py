@@ -30,6 +30,8 @@ DATES = "2024-04-10", "2024-06-20", "2024-09-05"
 SHAPES: dict[str, dict[str, Any]] = {
     "mlp": {"width": 8},
     "cnn": {"width": 8, "dilations": (1, 1, 2)},
+    "cnn3d": {"width": 4, "dilations": (1, 2)},
+    "capsule": {"width": 8, "dilations": (1,), "types": 2, "d": 4, "spread": 2, "class_d": 4},
     "unet": {"width": 6, "depth": 2},
     "lstm": {"hidden": 6, "bidirectional": True, "readout": "attention"},
     "tempcnn": {"filters": 6, "dense": 8},

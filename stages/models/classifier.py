@@ -13,6 +13,7 @@ class Normalise(nn.Module):
     """Centre and scale every channel, clip outliers, and hide what is invalid.
 
     ``steps`` names the step of every channel, whose validity hides it; without it all channels are of one step.
+    ``length`` is how many steps there are, as the last ones may have no channel.
     """
 
     mean: Tensor
@@ -20,10 +21,12 @@ class Normalise(nn.Module):
     steps: Tensor
 
     def __init__(
-        self, mean: Sequence[float], deviation: Sequence[float], clip: float = 4.0, steps: Sequence[int] | None = None
-    ) -> None:
+        self, mean: Sequence[float], deviation: Sequence[float], clip: float = 4.0,
+        steps: Sequence[int] | None = None, length: int | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.clip = clip
+        self.length = length or max(steps or [0]) + 1
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32)[None, :, None, None])
         scale = torch.tensor(deviation, dtype=torch.float32).clamp(min=1e-6)
         self.register_buffer("deviation", scale[None, :, None, None])

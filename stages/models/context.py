@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -25,7 +27,7 @@ class Context(Sighted):
 
     def __init__(self, channels: int, windows: tuple[int, ...]) -> None:
         super().__init__(channels + 1)
-        self.windows = tuple(windows)
+        self.channels, self.windows = channels, tuple(windows)
         self.features = channels * (1 + 2 * len(windows))
 
     def forward(self, image: Tensor) -> Tensor:
@@ -43,9 +45,9 @@ class Context(Sighted):
 
 
 class Rows(nn.Module):
-    """Context as a table: one row a pixel, (n, channels + 1, y, x) -> (n * y * x, features)."""
+    """Context, or other features of every pixel, as a table: (n, channels + 1, y, x) -> (n * y * x, features)."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Any) -> None:
         super().__init__()
         self.context = context
 

@@ -42,7 +42,7 @@ class Differenced(Normalise):
 
     def __init__(self, plain: Normalise, bands: int, chains: Sequence[Chain]) -> None:
         super().__init__(plain.mean.flatten().tolist(), plain.deviation.flatten().tolist(), plain.clip)
-        self.steps = plain.steps
+        self.steps, self.length = plain.steps, plain.length
         self.bands, self.chains = bands, [tuple(chain) for chain in chains]
         self.register_buffer("spread", torch.ones(len(chains), bands))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from stages.models.chip_features import ChipFeatures
 from stages.models.context import Context
 
 
@@ -26,7 +27,9 @@ class KernelMachine(nn.Module):
     absent: Tensor
     gain: Tensor
 
-    def __init__(self, context: Context, classes: int, vectors: int, pairs: int, gamma: float = 1.0) -> None:
+    def __init__(
+        self, context: Context | ChipFeatures, classes: int, vectors: int, pairs: int, gamma: float = 1.0
+    ) -> None:
         super().__init__()
         self.context = context
         self.classes = classes

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from stages.models.chip_features import ChipFeatures
 from stages.models.classifier import Classifier, Committee, Normalise
 from stages.models.context import Context
 from stages.models.differences import Differenced
 from stages.models.kernel import KernelMachine
-from stages.models.table import NETWORKS, SERIES
+from stages.models.table import NETWORKS, OF_CHIPS, SERIES
 
 #: What JSON can hold of a network: its kind, its arguments and its normalisation, or the descriptions of its members.
 Description = dict[str, Any]
@@ -42,7 +43,7 @@ class Mixture(nn.Module):
 
 def describe(kind: str, arguments: Mapping[str, Any], normalise: Normalise) -> Description:
     """Describe a network of the table by the keyword arguments that it was built with."""
-    frame = {"clip": normalise.clip, "steps": normalise.steps.tolist()}
+    frame = {"clip": normalise.clip, "steps": normalise.steps.tolist(), "length": normalise.length}
     if isinstance(normalise, Differenced):
         frame |= {"bands": normalise.bands, "chains": [list(chain) for chain in normalise.chains]}
     return {"kind": kind, "arguments": dict(arguments), "normalise": frame, "members": 1}
@@ -50,9 +51,10 @@ def describe(kind: str, arguments: Mapping[str, Any], normalise: Normalise) -> D
 
 def describe_machine(machine: KernelMachine, normalise: Normalise) -> Description:
     """Describe a support vector machine by its sizes and its kernel's width."""
-    channels = machine.context.features // (1 + 2 * len(machine.context.windows))
+    context = machine.context
+    of_chips = {"side": context.side} if isinstance(context, ChipFeatures) else {}
     arguments = {
-        "channels": channels, "windows": list(machine.context.windows), "classes": machine.classes,
+        "channels": context.channels, **of_chips, "windows": list(machine.context.windows), "classes": machine.classes,
         "vectors": len(machine.vectors), "pairs": len(machine.bias), "gamma": machine.gamma,
     }  # fmt: skip
     return describe(MACHINE, arguments, normalise)
@@ -93,15 +95,18 @@ def _framed(description: Description) -> Classifier:
     """Build one network in its frame."""
     kind, arguments = description["kind"], dict(description["arguments"])
     if kind == MACHINE:
-        context = Context(arguments.pop("channels"), tuple(arguments.pop("windows")))
+        channels, windows = arguments.pop("channels"), tuple(arguments.pop("windows"))
+        of_chips = "side" in arguments
+        context: Context | ChipFeatures
+        context = ChipFeatures(channels, arguments.pop("side"), windows) if of_chips else Context(channels, windows)
         network: nn.Module = KernelMachine(context, **arguments)
     else:
-        network = {**NETWORKS, **SERIES}[kind](**arguments)
+        network = {**NETWORKS, **SERIES, **OF_CHIPS}[kind](**arguments)
     return Classifier(_normalise(description["normalise"]), network, arguments["classes"])
 
 
 def _normalise(frame: Mapping[str, Any]) -> Normalise:
     """Build a normalisation whose mean and deviation come with the tensors."""
     count = len(frame["steps"])
-    plain = Normalise([0.0] * count, [1.0] * count, frame["clip"], frame["steps"])
+    plain = Normalise([0.0] * count, [1.0] * count, frame["clip"], frame["steps"], frame.get("length"))
     return Differenced(plain, frame["bands"], frame["chains"]) if "chains" in frame else plain

@@ -16,6 +16,7 @@ from stages.geo.burn import Coverage, burn
 from stages.geo.grid import Grid, Window
 from stages.geo.labels import LabelFile
 from stages.geo.periods import Period
+from stages.training.chip_samples import ChipLabels
 from stages.training.piles import Piles
 from stages.training.table_samples import TableBlocks, TableLabels, TableSource
 
@@ -25,7 +26,7 @@ class Job:
     """What every task needs to know: addresses and settings, no pixels.
 
     Category ``classes`` of the label files are dropped values; ``periods`` (season,) are given where labels have
-    dates. ``table`` is what takes the place of label files where the area is a table of series.
+    dates. ``table`` takes the place of label files where the area is a table of series or a collection of chips.
     """
 
     tiles: Tiles
@@ -37,7 +38,7 @@ class Job:
     purity: float
     buffer: float
     periods: tuple[Period, ...] = ()
-    table: TableLabels | None = None
+    table: TableLabels | ChipLabels | None = None
 
     @property
     def grid(self) -> Grid:

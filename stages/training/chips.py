@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from stages.training import augmentation
 from stages.training.ground import Ground, Place
+from stages.training.mosaic import Mosaic
 from stages.training.recipes import Recipe
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -52,7 +53,8 @@ class Chips(Dataset[Batch]):
     Valid is bool and labels uint8, as they are stored: what computes with them widens them where it does. A labelled
     pixel is drawn (any with the same chance, or in a share ``rare`` of the chips a class first), and the chip is laid
     so that the pixel falls anywhere in its middle half. Sparse points and dense maps alike. A chip of one pixel is the
-    pixel itself. A batch's memory is written again once nothing refers to it.
+    pixel itself. Synthetic samples of the ground come as mosaics in the place of some chips. A batch's memory is
+    written again once nothing refers to it.
     """
 
     def __init__(self, ground: Ground, recipe: Recipe, seed: int, epoch: int) -> None:
@@ -67,13 +69,14 @@ class Chips(Dataset[Batch]):
         self._before = np.append(0, ground.cells.sum(axis=1).cumsum())
         self._cells_of = counts.cumsum(axis=0)
         self._classes = np.flatnonzero(counts.sum(axis=0) > 0)
+        self._mosaic = _mosaic(ground, recipe.chip)
         single = recipe.chip == 1
         #: In which order labelled pixels come, none where chips are larger.
         self._order = _rounds(self._before[-1], recipe.steps * recipe.batch, self.seed) if single else np.empty(0)
 
     def of_epoch(self, epoch: int) -> Chips:
         """Give the batches of another epoch, drawn into the same memory."""
-        other = Chips(self.ground, self.recipe, self.seed[0], epoch)
+        other = type(self)(self.ground, self.recipe, self.seed[0], epoch)
         other._movers, other._kept = self._movers, self._kept
         return other
 
@@ -88,7 +91,9 @@ class Chips(Dataset[Batch]):
         if len(self._order):
             self._pixels(rng, step, room)
         else:
-            self._chips(rng, room)
+            self._chips(rng, step, room)
+        if self._mosaic is not None:
+            self._mosaic.lay(rng, room)
         images, valids, labels, seasons = room
         days = torch.from_numpy(self.ground.days[seasons])
         return torch.from_numpy(images), torch.from_numpy(valids), days, torch.from_numpy(labels)
@@ -113,20 +118,20 @@ class Chips(Dataset[Batch]):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kept": [], "_movers": []}
 
-    def _chips(self, rng: np.random.Generator, room: Arrays) -> None:
+    def _chips(self, rng: np.random.Generator, step: int, room: Arrays) -> None:
         image, valid, labels, seasons = room
         if augmentation.moves(self.recipe):
-            self._moved(rng, room)
+            self._moved(rng, step, room)
             return
-        places = [self._place(rng) for _ in range(self.recipe.batch)]
+        places = list(self._places(rng, step))
         self.ground.cut_into(places, (image, valid, labels))
         seasons[:] = [season for season, _, _ in places]
 
-    def _moved(self, rng: np.random.Generator, room: Arrays) -> None:
+    def _moved(self, rng: np.random.Generator, step: int, room: Arrays) -> None:
         """Draw chips and move each at random."""
         ground, mover = self.ground, self._movers.pop() if self._movers else augmentation.mover(self.recipe)
-        for at in range(self.recipe.batch):
-            place, seed = self._place(rng), int(rng.integers(2**31))
+        for at, place in enumerate(self._places(rng, step)):
+            seed = int(rng.integers(2**31))
             chip = augmentation.move(mover, ground.cut(*place, self.recipe.chip), seed, ground.split.steps)
             for target, values in zip(room, (*chip, place[0]), strict=True):
                 target[at] = values
@@ -147,6 +152,11 @@ class Chips(Dataset[Batch]):
         image, valid, labels, season = room
         image[:, :, 0, 0], valid[:, :, 0, 0], labels[:, 0, 0] = ground.pick(slot, y, x)
         season[:] = ground.places[slot, 0]
+
+    def _places(self, rng: np.random.Generator, step: int) -> Iterator[Place]:  # noqa: ARG002
+        """Draw the places of a batch, one after another."""
+        for _ in range(self.recipe.batch):
+            yield self._place(rng)
 
     def _place(self, rng: np.random.Generator) -> Place:
         """Season, first row and first column of a chip."""
@@ -202,6 +212,15 @@ class Ahead:
 def feed(batches: Dataset[Batch], workers: int) -> DataLoader[Batch] | Ahead:
     """Give the batches in order, drawn when asked for, or ahead by so many threads."""
     return Ahead(batches, workers) if workers else DataLoader(batches, batch_size=None)
+
+
+def _mosaic(ground: Ground, chip: int) -> Mosaic | None:
+    """Prepare mosaics of the synthetic samples that are mixed into a ground, if any."""
+    synthetic, labelled = ground.synthetic, int(ground.cells.sum())
+    if synthetic is None or not len(synthetic):
+        return None
+    density = labelled / (np.count_nonzero(ground.cells.any(axis=1)) * ground.side**2)
+    return Mosaic(synthetic, chip, labelled, 1.0 if chip == 1 else density)
 
 
 def _rounds(count: int, wanted: int, seed: tuple[int, ...]) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any
 from stages.formats.samples import Role
 from stages.models.context import Context
 from stages.models.table import NETWORKS, SERIES
+from stages.training.chip_fit import fit_chips
 from stages.training.fitted import Fitted, Task
 from stages.training.forest import fit_forest
 from stages.training.ground import Ground, Split
@@ -36,9 +37,13 @@ def surroundings(name: str, recipe: Baseline | Recipe, steps: int) -> tuple[int,
 
 def gather_for(name: str, recipe: Baseline | Recipe, split: Split, role: Role) -> Held:
     """Read the validation or test pixels of a split with the surroundings that a classifier looks at."""
+    if split.tiles.cells is not None:
+        return gather(split, role, 0)
     return gather(split, role, *surroundings(name, recipe, split.tiles.steps))
 
 
 def fit(name: str, ground: Ground, held: Held | None, recipe: Baseline | Recipe, task: Task) -> Fitted:
     """Fit the classifier called ``name`` to the training ground; settings are decided on ``held`` where given."""
+    if ground.split.tiles.cells is not None:
+        return fit_chips(name, ground, held, recipe, task)
     return CLASSIFIERS[name](ground, held, recipe, task)

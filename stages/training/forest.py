@@ -25,7 +25,6 @@ TUNING_PIXELS, TUNING_SHARE = 20_000, 0.15
 class FittedForest:
     """A forest and the features it reads."""
 
-    stride = 1
     tta = False
 
     def __init__(self, features: Features, forest: Any, classes: int, found: Found) -> None:
@@ -33,7 +32,7 @@ class FittedForest:
         self.forest = forest
         self.classes = classes
         self.found = found
-        self.margin = features.context.margin
+        self.margin, self.stride = features.context.margin, features.context.stride
         #: Trees have no torch form.
         self.network: dict[str, Any] = {}
         #: Added to the logarithm of the probabilities; the raw, weighted forest has zeros here.
@@ -80,8 +79,8 @@ def fit_forest(ground: Ground, held: Held | None, recipe: ForestRecipe, task: Ta
             chosen = {"leaf": max(scores, key=lambda leaf: scores[leaf])}
     forest = _grow(rows, labels, recipe, int(chosen["leaf"]), task.seed)
     fitted = FittedForest(features, forest, classes, Found(chosen))
-    pixels = counts.sum(axis=0).astype(np.float64)
-    shown = (pixels > 0).astype(np.float64) if recipe.class_weights == "balanced" else pixels
+    pixels, shown = ground.pixels().astype(np.float64), ground.shown().astype(np.float64)
+    shown = (shown > 0).astype(np.float64) if recipe.class_weights == "balanced" else shown
     fitted.correction = calibration.prior_correction(pixels, shown).astype(np.float32)
     return fitted
 

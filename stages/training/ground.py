@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from stages.errors import LabelError, LeakError, SettingError
 from stages.formats.samples import UNLABELLED, Role, Samples
+from stages.formats.synthetic import Synthetic
 from stages.formats.tiles import Tiles
 from stages.geo.grid import Grid, Window
 from stages.training.splits import check_training_input
@@ -72,11 +74,13 @@ class Split:
         Raises:
             SettingError: the chosen channels are not the same bands at every step.
         """
-        bands = len(self.channels) // self.tiles.steps
-        if self.picked != list(range(len(self.tiles.channels))):
+        bands, every = len(self.channels) // self.tiles.steps, len(self.tiles.bands)
+        of_first = [place for place in self.picked if place < every]
+        if self.picked != [step * every + band for step in range(self.tiles.steps) for band in of_first]:
             raise SettingError(
-                f"networks for series read all bands of every step, but {len(self.channels)} of "
-                f"{len(self.tiles.channels)} channels are selected; set select.method to none."
+                f"Networks for series, and differences, go from step to step and need the same bands at each, but "
+                f"{len(self.channels)} single features of {len(self.tiles.channels)} are selected; choose whole bands "
+                "(select.unit: band), or take models that read any features, such as rf, svm, mlp and cnn."
             )
         return bands
 
@@ -101,7 +105,7 @@ class Split:
             pooled = (count * means).sum(axis=0) / total
             spread = np.sqrt((count * (squares + (means - pooled) ** 2)).sum(axis=0) / total)
             mean, deviation = (np.tile(values, len(count)).tolist() for values in (pooled, spread))
-        return Normalise(mean, deviation, clip, self.steps)
+        return Normalise(mean, deviation, clip, self.steps, self.tiles.steps)
 
     def values(self) -> tuple[tuple[float, ...], ...]:
         """1st, 50th and 99th percentile of every chosen channel over the valid training pixels."""
@@ -110,8 +114,7 @@ class Split:
 
     def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """Read an image for prediction, any pixel: float32 (channel, y, x) and bool (step, y, x)."""
-        image, valid = self.tiles.read_channels(window)
-        return image[self.picked], valid
+        return self.tiles.read_picked(window, self.picked)
 
     def read_training(self, window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Read what a training may see of a window: image (channel, y, x), valid (step, y, x) and labels (y, x).
@@ -145,6 +148,8 @@ class Ground:
     def __init__(self, split: Split, side: int, folder: Path) -> None:
         self.side = side
         self.split = split
+        #: Samples that a training mixes in, see `mixed`.
+        self.synthetic: Synthetic | None = None
         self.seasons = split.each_season()
         self.days = np.array([one.tiles.days for one in self.seasons], np.float32)
         counts = np.stack([_count(one, side) for one in self.seasons])
@@ -237,10 +242,21 @@ class Ground:
         found.fit(plain(image, valid.float()), valid.float())
         return found
 
-    def pixels(self) -> np.ndarray:
-        """Labelled pixels of every class (class,)."""
+    def mixed(self, synthetic: Synthetic | None) -> Ground:
+        """Give the same ground, of which a training is shown these samples, too; with None its own pixels alone."""
+        other = copy.copy(self)
+        other.synthetic = synthetic
+        return other
+
+    def shown(self) -> np.ndarray:
+        """Labelled pixels of every class, synthetic samples among them: what a model learns the shares of (class,)."""
         total: np.ndarray = self.cells.sum(axis=0)
-        return total
+        return total if self.synthetic is None else total + self.synthetic.counts(len(total))
+
+    def pixels(self) -> np.ndarray:
+        """Labelled pixels of every class, a map's prior (class,); synthetic samples only where they count in it."""
+        total: np.ndarray = self.cells.sum(axis=0)
+        return self.shown() if self.synthetic is not None and self.synthetic.prior == "drawn" else total
 
     def _laid(self, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Lay some cells out one after another: image (n, channel, side, side) and valid (n, step, side, side)."""
@@ -343,7 +359,8 @@ def lay_out(split: Split, folder: Path) -> Ground:
     Raises:
         LabelError: fewer than two classes have training pixels.
     """
-    ground = Ground(split, CELL, folder)
+    cells = split.tiles.cells
+    ground = Ground(split, cells.size if cells else CELL, folder)
     there = [name for name, pixels in zip(split.samples.classes, ground.pixels(), strict=True) if pixels]
     if len(there) < 2:
         raise LabelError(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stages.formats.samples import UNLABELLED, Part, Role
+from stages.geo.chip_cells import Cells
 from stages.geo.grid import Window
 from stages.training.ground import Split, cell_window
 
@@ -16,6 +17,8 @@ FARTHEST = 64
 SIDE = 64
 #: Held-out pixels at most, about, and bytes of the windows around them at most.
 PIXELS, BYTES = 1_000_000, 2 << 30
+#: Chips of a collection that a network is shown at once.
+TOGETHER = 32
 
 
 @dataclass(frozen=True)
@@ -31,11 +34,13 @@ class Held:
     days: np.ndarray
     labels: np.ndarray
     block: np.ndarray
+    #: Windows that a network is best shown at once: many where they are small.
+    together: int = 1
 
     @property
     def alone(self) -> bool:
         """True where the windows have no surroundings: whoever asks looks at single pixels only."""
-        return bool(self.labels.shape[1] == SIDE)
+        return bool(self.labels.shape[1] == SIDE) and self.together == 1
 
     @property
     def at(self) -> np.ndarray:
@@ -54,8 +59,11 @@ def gather(split: Split, role: Role, margin: int, stride: int = 1, limit: int = 
     """Read every pixel of one role (validation or test) with ``margin`` pixels around.
 
     Where there are more than about ``limit`` pixels, or scattered ones whose surroundings would fill the memory,
-    cells of the grid are drawn, the same for the same labels.
+    cells of the grid are drawn, the same for the same labels. Of a collection of chips every window is a chip, and
+    nothing lies around it.
     """
+    if split.tiles.cells is not None:
+        return _gather_chips(split, role, split.tiles.cells)
     # A multiple of the stride, so that pooling cuts the ground into the same squares as in a map.
     halo = -(-min(margin, FARTHEST) // stride) * stride
     size = SIDE + 2 * halo
@@ -73,6 +81,34 @@ def gather(split: Split, role: Role, margin: int, stride: int = 1, limit: int = 
     for place, (season, row, col) in enumerate(cells):
         held.days[place] = seasons[season].tiles.days
         _fill(held, place, seasons[season], role, (row, col))
+    return held
+
+
+def _gather_chips(split: Split, role: Role, cells: Cells) -> Held:
+    """Read the chips of one role, each by itself; of many that would fill the memory, some are drawn."""
+    grid, middle = split.tiles.grid, cells.size // 2
+    chosen, labels = [], []
+    for _, _, window in grid.tiles():
+        found = _labels(split, role, window, split.tiles.read_valid(window))
+        y, x = np.nonzero(found != UNLABELLED)
+        chosen += list(zip((window.row + y - middle).tolist(), (window.col + x - middle).tolist(), strict=True))
+        labels += found[y, x].tolist()
+    most = max(1, BYTES // (cells.size**2 * 4 * (len(split.channels) + split.tiles.steps)))
+    kept = np.sort(np.random.default_rng(0).permutation(len(chosen))[:most])
+    count, size = len(kept), cells.size
+    held = Held(
+        np.zeros((count, len(split.channels), size, size), np.float32),
+        np.zeros((count, split.tiles.steps, size, size), np.float32),
+        np.tile(np.array(split.tiles.days, np.float32), (count, 1)),
+        np.full((count, size, size), UNLABELLED, np.uint8),
+        np.full((count, size, size), -1, np.int32),
+        together=TOGETHER,
+    )
+    for place, one in enumerate(kept.tolist()):
+        window = Window(chosen[one][0], chosen[one][1], size, size)
+        held.image[place], held.valid[place] = split.read(window)
+        held.labels[place, middle, middle] = labels[one]
+        held.block[place] = split.samples.read("block", window)
     return held
 
 

@@ -14,6 +14,7 @@ from stages.geo.blocks import smallest_sides
 from stages.geo.grid import Window
 from stages.training import splits, statistics
 from stages.training.burnt import Job
+from stages.training.chip_samples import ChipLabels
 from stages.training.statistics import Moments
 from stages.training.table_samples import TableLabels
 
@@ -52,7 +53,9 @@ def measure_window(job: Job, window: Window) -> list[Measured]:
             parts = splits.parts_of(one, fold)
             key = b"" if parts is None else parts.tobytes()
             if key not in near:
-                if job.table is not None:
+                if isinstance(job.table, ChipLabels):
+                    near[key] = job.table.near_window(parts, window)
+                elif job.table is not None:
                     near[key] = _near_in_table(job.table, one, parts)[window.slices]
                 else:
                     near[key] = splits.near(splits.held_out(apart, block, parts), sides, job.buffer)[inner]

@@ -27,7 +27,7 @@ def export_module(module: nn.Module, normalise: Normalise, stride: int, path: Pa
     """
     import onnx
 
-    channels, steps = normalise.mean.shape[1], int(normalise.steps.max()) + 1
+    channels, steps = normalise.mean.shape[1], normalise.length
     side = max(2 * stride, 16)
     names = ["image", "valid", *(["days"] if getattr(module, "takes_days", False) else [])]
     example = (torch.zeros(2, channels, side, side), torch.ones(2, steps, side, side), torch.zeros(2, steps))

@@ -50,6 +50,26 @@ class Recipe(Settings):
     noise: float = Field(0.03, ge=0, description="Deviation of random noise a pixel, in band deviations")
     hide: float = Field(0.0, ge=0, le=1, description="Share of chips with a random rectangle hidden")
     clip: float = Field(4.0, gt=0, description="Values beyond this many band deviations are clipped")
+    adversarial: float = Field(
+        0.0,
+        ge=0,
+        le=4,
+        description="Strength of attacks that the network learns to withstand, in band deviations; 0 = off",
+    )
+    attacked: float = Field(0.5, gt=0, le=1, description="Share of the chips of every batch that are attacked")
+    attack_steps: int = Field(
+        1, ge=1, le=50, description="Steps of the attacks in training: 1 is the fast gradient from a random start"
+    )
+    pretrain: int = Field(
+        0, ge=0, le=10_000,
+        description="Epochs in which the network first learns, without labels, to tell hidden values of the training "
+        "ground from the others; 0 = off",
+    )  # fmt: skip
+    pseudo: float = Field(
+        0.0, ge=0, lt=1,
+        description="Confidence above which unlabelled training ground takes the network's own label, from which a "
+        "second network is trained; 0 = off",
+    )  # fmt: skip
     members: int = Field(
         1, ge=1, le=16, description="Networks trained from different seeds, their probabilities averaged"
     )
@@ -81,6 +101,9 @@ class MlpRecipe(DatedRecipe):
     turn: bool = Field(False, description="A pixel has no direction: nothing to turn")
     width: int = Field(64, ge=1, description="Features of each hidden layer")
     layers: int = Field(2, ge=1, le=16, description="Number of hidden layers")
+    activation: Literal["sigmoid", "tanh", "relu", "leaky_relu", "elu", "gelu", "silu"] = Field(
+        "relu", description="Activation function of the hidden layers"
+    )
     dropout: float = Field(0.1, ge=0, lt=1, description="Share of features dropped in training")
 
 
@@ -92,6 +115,33 @@ class CnnRecipe(Recipe):
     dilations: tuple[int, ...] = Field(
         (1, 1, 1, 2, 2), min_length=1, description="Dilation of each layer; the patch is 1 + twice their sum wide"
     )
+    dropout: float = Field(0.1, ge=0, lt=1, description="Share of features dropped in training")
+
+
+class Cnn3dRecipe(Recipe):
+    """Spectral-spatial network."""
+
+    chip: int = Field(32, ge=1, le=1024, description="Side of a training chip in pixels; 1: single labelled pixels")
+    width: int = Field(12, ge=1, description="Features of the first layer; all others have twice as many")
+    dilations: tuple[int, ...] = Field(
+        (1, 1), min_length=1, description="Dilation on the ground of each layer of 3 x 3 x 3; (1, 1) is 5 x 5 pixels"
+    )
+    spectral: int = Field(2, ge=0, le=8, description="Layers behind them that go along the spectrum only")
+    dropout: float = Field(0.1, ge=0, lt=1, description="Share of features dropped in training")
+
+
+class CapsuleRecipe(Recipe):
+    """Capsules with dynamic routing."""
+
+    chip: int = Field(32, ge=8, le=1024, description="Side of a training chip in pixels")
+    width: int = Field(32, ge=1, description="Features of each convolution below the capsules")
+    dilations: tuple[int, ...] = Field((1, 1, 2), min_length=1, description="Dilation of each of these convolutions")
+    types: int = Field(4, ge=1, le=64, description="Primary capsules at every pixel")
+    d: int = Field(8, ge=1, le=64, description="Length of a primary capsule's vector")
+    window: Literal[1, 3, 5] = Field(3, description="Side of the window of places whose capsules vote, in places")
+    spread: int = Field(3, ge=1, description="Pixels between places of the window")
+    class_d: int = Field(8, ge=1, le=64, description="Length of a class capsule's vector")
+    rounds: int = Field(3, ge=1, le=10, description="Rounds of routing")
     dropout: float = Field(0.1, ge=0, lt=1, description="Share of features dropped in training")
 
 
@@ -184,7 +234,7 @@ class ConvLstmRecipe(SeriesRecipe):
 
 
 #: What an ensemble may average.
-Member = Literal["rf", "svm", "mlp", "cnn", "unet", "lstm", "tempcnn", "ltae", "convlstm"]
+Member = Literal["rf", "svm", "mlp", "cnn", "cnn3d", "capsule", "unet", "lstm", "tempcnn", "ltae", "convlstm"]
 
 
 class EnsembleRecipe(Settings):

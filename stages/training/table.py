@@ -5,17 +5,22 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from stages.formats.synthetic import Synthetic
+from stages.models.chip_features import ChipFeatures
 from stages.models.classifier import Normalise, with_validity
 from stages.models.context import Context
 from stages.training.ground import Ground
 from stages.training.held import Held
 from stages.training.recipes import Baseline
 
+#: Synthetic samples whose features are computed in one go.
+AT_ONCE = 1000
+
 
 class Features:
     """Normalised channels and their context, computed by the module that also goes into the exported graph."""
 
-    def __init__(self, normalise: Normalise, context: Context) -> None:
+    def __init__(self, normalise: Normalise, context: Context | ChipFeatures) -> None:
         self.normalise = normalise
         self.context = context
 
@@ -29,7 +34,8 @@ class Features:
 
     def training(self, ground: Ground, drawn: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Compute the features (rows, features) and labels (rows,) of ``drawn`` (cell, class) pixels of each cell."""
-        margin, side = self.context.margin, ground.side
+        # A chip's surroundings are other chips.
+        margin, side = self.context.margin if ground.split.tiles.cells is None else 0, ground.side
         rows, labels = [], []
         for slot in np.flatnonzero(drawn.sum(axis=1)):
             season, row, col = (int(place) for place in ground.places[slot])
@@ -41,7 +47,22 @@ class Features:
                 picked = rng.choice(np.flatnonzero(flat == label), size=drawn[slot, label], replace=False)
                 rows.append(features[np.sort(picked)])
                 labels.append(np.full(len(picked), label))
+        if ground.synthetic is not None:
+            # As large a share of them as of the real pixels, so that the classes keep the shares of both together.
+            count = round(len(ground.synthetic) * drawn.sum() / ground.cells.sum())
+            some = np.sort(rng.permutation(len(ground.synthetic))[:count])
+            rows.append(self._of_synthetic(ground.synthetic, some))
+            labels.append(ground.synthetic.labels[some])
         return np.concatenate(rows), np.concatenate(labels)
+
+    def _of_synthetic(self, synthetic: Synthetic, some: np.ndarray) -> np.ndarray:
+        """Compute the features of the middle pixels of some samples: (n, features)."""
+        rim = self.context.margin
+        seen = synthetic.cropped(2 * rim + 1)
+        found = [np.empty((0, self.context.features), np.float32)]
+        for at in np.array_split(some, -(-len(some) // AT_ONCE)) if len(some) else ():
+            found.append(self(seen.image[at], seen.valid[at].astype(np.float32))[:, rim, rim])
+        return np.concatenate(found)
 
     def held(self, held: Held, limit: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Compute the features and labels of at most ``limit`` held-out pixels."""
@@ -56,6 +77,9 @@ def features_of(ground: Ground, recipe: Baseline) -> Features:
     """Make the features that a recipe asks for, normalised by the training pixels."""
     normalise = ground.normalise(recipe.clip, recipe.differences)
     channels = len(ground.split.channels) * (1 + len(recipe.differences))
+    cells = ground.split.tiles.cells
+    if cells is not None:
+        return Features(normalise, ChipFeatures(channels, cells.side, recipe.windows))
     return Features(normalise, Context(channels, recipe.windows))
 
 

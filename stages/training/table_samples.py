@@ -147,7 +147,7 @@ def read_labels(
         LabelError: a label is unknown, or nothing tells how to divide the samples and random was not asked for.
     """
     table = read_table(tiles)
-    target = _targets(table, values, classes)
+    target = targets_of(table, values, classes)
     number, bounds, division = divide(table, block, split, seed)
     place = table["row"].to_numpy(), table["col"].to_numpy()
     test = (table["part"] == TEST).to_numpy()
@@ -168,7 +168,7 @@ def read_labels(
     )
 
 
-def _targets(table: Any, values: LabelFile, classes: int) -> np.ndarray:
+def targets_of(table: Any, values: LabelFile, classes: int) -> np.ndarray:
     """Find the target of every sample: int64 (sample,), `DROPPED` or `UNLABELLED` where it has no class.
 
     Raises:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from stages.formats.weights import ONNX, WEIGHTS
+from stages.models.chip_features import ChipFeatures
 from stages.models.classifier import Classifier
 from stages.models.context import Context
 from stages.models.kernel import KernelMachine
@@ -29,14 +30,13 @@ TUNING_PIXELS = 8_000
 class FittedVectors:
     """A kernel machine and the features it reads."""
 
-    stride = 1
     tta = False
 
     def __init__(self, features: Features, machine: KernelMachine, found: Found) -> None:
         self.features = features
         self.machine = machine
         self.found = found
-        self.margin = features.context.margin
+        self.margin, self.stride = features.context.margin, features.context.stride
         self.classifier = Classifier(features.normalise, machine, machine.classes)
 
     def logits(self, held: Held) -> np.ndarray:
@@ -50,7 +50,7 @@ class FittedVectors:
 
     def export(self, folder: Path) -> None:
         """Write `model.onnx` and `weights.safetensors`."""
-        export_module(self.classifier, self.features.normalise, 1, folder / ONNX)
+        export_module(self.classifier, self.features.normalise, self.stride, folder / ONNX)
         save_weights(self.classifier, folder / WEIGHTS)
 
     @property
@@ -85,7 +85,7 @@ def fit_vectors(ground: Ground, held: Held | None, recipe: VectorRecipe, task: T
     machine.centre.copy_(torch.from_numpy(centre))
     machine.spread.copy_(torch.from_numpy(spread))
     fitted = FittedVectors(features, machine, Found(dict(chosen)))
-    _to_logits(fitted, held, counts.sum(axis=0).astype(np.float64), recipe)
+    _to_logits(fitted, held, (ground.pixels().astype(np.float64), ground.shown().astype(np.float64)), recipe)
     return fitted
 
 
@@ -97,7 +97,7 @@ def _solve(rows: np.ndarray, labels: np.ndarray, recipe: VectorRecipe, cost: flo
     return machine.fit(rows, labels)
 
 
-def _machine(solved: Any, context: Context, classes: int, gamma: float) -> KernelMachine:
+def _machine(solved: Any, context: Context | ChipFeatures, classes: int, gamma: float) -> KernelMachine:
     """Unfold scikit-learn's coefficients into one column of weights a pair of classes.
 
     ``dual_coef_[j - 1]`` holds the coefficients of class i's vectors against class j > i, ``dual_coef_[i]`` those of
@@ -124,8 +124,14 @@ def _machine(solved: Any, context: Context, classes: int, gamma: float) -> Kerne
     return machine.eval()
 
 
-def _to_logits(fitted: FittedVectors, held: Held | None, pixels: np.ndarray, recipe: VectorRecipe) -> None:
-    """Scale votes to logits of the class shares that the machine was fitted with, then move them to the prior."""
+def _to_logits(
+    fitted: FittedVectors, held: Held | None, counts: tuple[np.ndarray, np.ndarray], recipe: VectorRecipe
+) -> None:
+    """Scale votes to logits of the class shares that the machine was fitted with, then move them to the prior.
+
+    ``counts`` are pixels of every class: of the prior, and as they were shown (class,).
+    """
+    pixels, shown = counts
     balanced = recipe.class_weights == "balanced"
     if "gain" not in fitted.found.chosen:
         weights = calibration.class_weights(recipe.class_weights, pixels) if balanced else None
@@ -134,6 +140,6 @@ def _to_logits(fitted: FittedVectors, held: Held | None, pixels: np.ndarray, rec
             gain = 1.0 / calibration.fit_temperature(fitted.logits(held), held.reference, weights)
         fitted.found.chosen["gain"] = gain
     fitted.machine.gain.fill_(fitted.found.chosen["gain"])
-    shown = (pixels > 0).astype(np.float64) if balanced else pixels
+    shown = (shown > 0).astype(np.float64) if balanced else shown
     correction = calibration.prior_correction(pixels, shown)
     fitted.classifier.correction.copy_(torch.from_numpy(correction))
