@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from pipeline.course.lecture import Lecture, Picture
-from stages.delivery.page import cell, document, figure, picture, section, table, text
+from stages.delivery.page import cell, document, figure, grid, picture, section, table, text
 
 LEAD = (
     "Deep learning for remote sensing, from the perceptron to networks that generate and agents that choose. Every "
@@ -29,21 +29,13 @@ def heading_of(lecture: Lecture) -> str:
 
 def lecture_part(lecture: Lecture, full: bool) -> str:
     """Write one lecture."""
-    rows = [
-        [
-            cell(one.what),
-            cell(one.ours),
-            cell(one.published),
-            f'<td style="white-space:normal">{escape(one.source)}</td>',
-        ]
-        for one in lecture.results
-    ]
+    rows = [[cell(one.what), cell(one.ours), cell(one.published, one.source)] for one in lecture.results]
     written = section(
         heading_of(lecture),
         "" if full else text(SMALL.format(lecture.number), "small"),
         *(text(words) for words in lecture.text),
-        table(["", "measured", "published", "source"], rows, "wide") if rows else "",
-        *(_picture(one) for one in lecture.pictures),
+        table(["", "measured", "published"], rows, "wide prose") if rows else "",
+        grid("pair", *(_picture(one) for one in lecture.pictures)),
     )
     return written.replace("<section>", f'<section id="{escape(lecture.number)}">', 1)
 

@@ -50,9 +50,15 @@ class Reader(nn.Module):
 def run(folder: Path, full: bool, seed: int = 0) -> Lecture:
     """Train all cells on the adding problem, on digits, and on romania; the full version reads MNIST."""
     steps = 100 if full else 30
-    errors, curves = adding(steps, seed, 60 if full else 12)
-    digits, what = _digits(folder, full, seed)
-    romania = _romania(folder.parents[3], seed, 40 if full else 15)
+    # Steps of a small cell are too short to be shared out among threads, which would wait for one another.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        errors, curves = adding(steps, seed, 60 if full else 12)
+        digits, what = _digits(folder, full, seed)
+        romania = _romania(folder.parents[3], seed, 40 if full else 15)
+    finally:
+        torch.set_num_threads(threads)
     best = "1.8 % pixel by pixel", "Arjovsky, Shah and Bengio 2016, Unitary evolution recurrent neural networks"
     results = [
         *(

@@ -37,6 +37,7 @@ figcaption { margin-top: .45rem; }
   margin-top: 1.6rem; }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 1.8rem; align-items: start; margin: 1rem 0; }
 .plot { max-width: 46rem; margin: 1rem 0; }
+.plot svg { max-width: 100%; height: auto; }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(15.5rem, 1fr)); gap: 1.1rem 1.6rem;
   margin: .8rem 0 1rem; }
 .charts figcaption { margin: 0 0 .2rem; color: var(--ink); font-weight: 600; }
@@ -61,6 +62,8 @@ th:first-child, td:first-child { text-align: left; }
 thead th { color: var(--soft); font-weight: 500; font-size: .8rem; vertical-align: bottom;
   border-bottom: 1px solid var(--ink); }
 tbody th { font-weight: 500; }
+table.prose :is(th, td) { white-space: normal; text-align: left; vertical-align: top; }
+table.prose td small { max-width: 24rem; }
 tr.chosen td, tr.chosen th { background: var(--wash); font-weight: 600; }
 td small { display: block; color: var(--soft); font-weight: 400; font-size: .74rem; line-height: 1.2; }
 table.confusion td, table.confusion tbody th { border: 2px solid var(--ground); }
@@ -77,7 +80,7 @@ code { font: .86em ui-monospace, "DejaVu Sans Mono", monospace; }
 @media screen and (prefers-color-scheme: dark) {
   :root { --ink: #e3eae6; --soft: #9caaa3; --line: #313b36; --wash: #1f2924; --accent: #6fae7d; --ground: #141a17;
     --warn: #33291a; color-scheme: dark; }
-  figure img { background: #fff; border-radius: 6px; padding: .3rem; }
+  :is(figure img, .plot svg) { background: #fff; border-radius: 6px; padding: .3rem; }
   i.swatch { border-color: #ffffff33; }
   .chart .spread { fill-opacity: .3; }
 }
