@@ -18,7 +18,7 @@ from stages import train
 from stages.errors import ModelError, SettingError
 from stages.formats.samples import Role
 from stages.models.layers import ValidBatchNorm
-from stages.training import devices, loop
+from stages.training import checkpoint, devices, loop
 from stages.training.classifiers import fit, gather_for
 from stages.training.fitted import Hardware
 from stages.training.recipes import LstmRecipe, MlpRecipe
@@ -111,7 +111,7 @@ def test_two_processes_find_what_one_finds_though_one_was_killed_and_they_went_o
         with pytest.raises(ModelError, match=r"training of lstm stopped, as process 1 was ended by SIGKILL"):
             fitted(laid, "lstm", LSTM, tmp_path / "two", Hardware("cpu", devices=2))
     assert all(process.poll() is not None for process in started)
-    left = loop._checkpoint(tmp_path / "two" / "0" / loop.CHECKPOINT)
+    left = checkpoint.load(tmp_path / "two" / "0" / loop.CHECKPOINT)
     assert left is not None
     assert not left["finished"]
     assert 2 <= len(left["curves"]["training loss"]) < LSTM.epochs

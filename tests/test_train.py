@@ -15,7 +15,7 @@ from stages import train
 from stages.errors import DivergedError, LabelError, ModelError, SettingError
 from stages.formats.samples import Role, Samples
 from stages.formats.weights import ONNX, WEIGHTS, chosen_folder, read_card, read_choice
-from stages.training import calibration, loop
+from stages.training import calibration, checkpoint, loop
 from stages.training.chips import Chips
 from stages.training.classifiers import fit, gather_for
 from stages.training.fitted import Hardware
@@ -271,9 +271,9 @@ def test_a_diverging_training_stops_keeps_its_last_good_checkpoint_and_names_the
     assert "lower train.mlp.lr (or train.lr) below 0.003" in said
     assert said.endswith("the checkpoint of epoch 2 is kept.")
     assert "\n" not in said
-    checkpoint: Any = loop._checkpoint(tmp_path / "0" / loop.CHECKPOINT)
-    assert len(checkpoint["curves"]["training loss"]) == 2
-    assert all(bool(tensor.isfinite().all()) for tensor in checkpoint["state_dict"].values())
+    kept: Any = checkpoint.load(tmp_path / "0" / loop.CHECKPOINT)
+    assert len(kept["curves"]["training loss"]) == 2
+    assert all(bool(tensor.isfinite().all()) for tensor in kept["state_dict"].values())
     monkeypatch.undo()
     # Going on from it gives what a training without the accident gives.
     gone_on: Any = fit("mlp", laid.ground(), None, recipe, laid.task("mlp", folder=tmp_path))
@@ -293,7 +293,7 @@ def test_a_long_epoch_is_stopped_within_it(laid: Laid, tmp_path: Path, monkeypat
     with pytest.raises(DivergedError, match="its loss is no longer a number"):
         fit("mlp", laid.ground(), None, recipe, laid.task("mlp", folder=tmp_path))
     assert steps[-1] == 39
-    assert loop._checkpoint(tmp_path / "0" / loop.CHECKPOINT) is None
+    assert checkpoint.load(tmp_path / "0" / loop.CHECKPOINT) is None
 
 
 def test_what_other_processes_diverged_by_is_told_here(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.course.challenges import forest
-from pipeline.course.ground import Labelled, labelled
+from pipeline.course.ground import Labelled, bring_up, context_of, labelled
 from pipeline.course.lecture import Lecture, Picture, Result
 
 NUMBER = "4"
@@ -31,7 +31,7 @@ def run(folder: Path, full: bool, seed: int = 0) -> Lecture:
     root = folder.parents[3]
     ground = labelled(root, "carolina")
     if full:
-        _whole_pipeline(root)
+        bring_up(root, "carolina")
     some = ground if full else ground.some(30_000, seed)
     fold = some.folds("block", seed)
     fitted = forest(seed).fit(some.context[fold > 0], some.labels[fold > 0])
@@ -70,7 +70,6 @@ def _map(root: Path, ground: Labelled, fitted: object) -> bytes:
     from matplotlib.image import imsave
 
     from pipeline.config import load_area
-    from pipeline.course.ground import context_of
 
     config = load_area(root, "carolina").configs["train"]
     colours = np.array([(1.0, 1.0, 1.0), *(to_rgb(one.color) for one in config.classes)])  # type: ignore[attr-defined]
@@ -81,16 +80,6 @@ def _map(root: Path, ground: Labelled, fitted: object) -> bytes:
     written = BytesIO()
     imsave(written, colours[np.concatenate([mapped, gap, ground.target], axis=1) + 1], format="png")
     return written.getvalue()
-
-
-def _whole_pipeline(root: Path) -> None:
-    from pipeline.config import load_area
-    from pipeline.lock import held
-    from pipeline.runner import run as bring
-
-    area = load_area(root, "carolina")
-    with held(area.data / ".lock", "area carolina", "terrastage course", True):
-        bring(area)
 
 
 def _of_pipeline(root: Path) -> list[Result]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 from pipeline.course.lecture import Lecture, Picture, Result
+from pipeline.fingerprint import write_whole
 from stages.errors import SettingError
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ def teach(root: Path, numbers: tuple[str, ...], full: bool, seed: int = 0) -> Pa
         keep(root, lecture, full)
         log.info("lecture %s, %s: %.0f s\n%s", number, lecture.title, time.perf_counter() - began, told(lecture))
     target = root / PAGE
-    _whole(target, page([read(root, number) for number in LECTURES if kept(root, number).is_file()]))
+    write_whole(target, page([read(root, number) for number in LECTURES if kept(root, number).is_file()]))
     return target
 
 
@@ -92,7 +93,9 @@ def keep(root: Path, lecture: Lecture, full: bool) -> None:
         for one in lecture.pictures
     ]
     written = {**asdict(replace(lecture, pictures=())), "pictures": pictures, "full": full}
-    _whole(kept(root, lecture.number), json.dumps(written, indent=1))
+    path = kept(root, lecture.number)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(written, indent=1))
 
 
 def read(root: Path, number: str) -> tuple[Lecture, bool]:
@@ -111,10 +114,3 @@ def _work(root: Path, number: str) -> Path:
     folder = root / FOLDER / "work" / number
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def _whole(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.name}.new")
-    aside.write_text(text)
-    aside.replace(path)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from pipeline.config import Area
 
 #: Sides in pixels of the windows whose means and deviations make context.
 WINDOWS = (3, 7, 15)
@@ -54,6 +58,21 @@ class Labelled:
         return dealt
 
 
+def bring_up(root: Path, area: str, stage: str = "all") -> Area:
+    """Fetch a sample area and bring a stage of it, or all, up to date, as `terrastage run` does."""
+    from pipeline.config import load_area
+    from pipeline.fetch import fetch
+    from pipeline.lock import held
+    from pipeline.runner import run
+
+    opened = load_area(root, area)
+    with held(opened.data / ".lock", f"area {area}", "terrastage course", True):
+        if opened.settings.sample:
+            fetch(opened.settings.sample, opened.root)
+        run(opened, stage)
+    return opened
+
+
 def labelled(root: Path, area: str) -> Labelled:
     """Bring a sample area up to its labels, as `terrastage run label` does, and read them.
 
@@ -61,19 +80,11 @@ def labelled(root: Path, area: str) -> Labelled:
         root: folder of configs/ and data/.
         area: name of the area.
     """
-    from pipeline.config import load_area
-    from pipeline.fetch import fetch
-    from pipeline.lock import held
-    from pipeline.runner import run
     from stages.formats.samples import UNLABELLED, Samples
     from stages.formats.tiles import Tiles
 
-    opened = load_area(root, area)
-    with held(opened.data / ".lock", f"area {area}", "terrastage course", True):
-        if opened.settings.sample:
-            fetch(opened.settings.sample, opened.root)
-        run(opened, "label")
-    tiles, samples = Tiles(opened.data / "tiles"), Samples(opened.data / "samples")
+    data = bring_up(root, area, "label").data
+    tiles, samples = Tiles(data / "tiles"), Samples(data / "samples")
     whole = tiles.grid.whole
     image, by_step = tiles.read_channels(whole)
     valid: np.ndarray = np.asarray(by_step.all(axis=0))

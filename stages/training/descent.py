@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import math
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from stages import progress
 from stages.errors import DivergedError
+from stages.training import checkpoint
 
 CHECKPOINT = "last.ckpt"
 #: Steps between two looks at whether the loss is still a number.
@@ -29,7 +29,6 @@ Loss = Callable[[Any, Tensor], Tensor]
 Step = Callable[[nn.Module, Tensor, Tensor], Tensor]
 #: Changes a batch of inputs at random.
 Vary = Callable[[Tensor, torch.Generator], Tensor]
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -214,20 +213,12 @@ class _Run:
 
     def keep(self, path: Path) -> None:
         """Write the checkpoint over the last one, whole or not at all."""
-        torch.save({**self._state(), "origin": self._origin()}, path.with_suffix(".new"))
-        path.with_suffix(".new").replace(path)
+        checkpoint.save({**self._state(), "origin": self._origin()}, path)
 
     def go_on_from(self, path: Path) -> None:
         """Take up a checkpoint of the same data, network and settings; any other counts as none."""
-        try:
-            state: dict[str, Any] = torch.load(path, map_location=self.inputs.device, weights_only=True)
-        except FileNotFoundError:
-            return
-        except Exception as fault:  # a truncated file raises whatever its first broken part makes it raise
-            _logger.warning("checkpoint %s cannot be read (%s): training anew", path, type(fault).__name__)
-            return
-        if state.get("origin") != self._origin() or len(state["curves"]["loss"]) > self.descent.epochs:
-            _logger.warning("checkpoint %s is of other data, network or settings: training anew", path)
+        state = checkpoint.load_own(path, self._origin(), self.inputs.device)
+        if state is None or len(state["curves"]["loss"]) > self.descent.epochs:
             return
         self.network.load_state_dict(state["network"])
         self.averaged.load_state_dict(state["averaged"])

@@ -28,6 +28,7 @@ from stages.models.table import NETWORKS, OF_CHIPS, SERIES
 from stages.models.views import VIEWS, seen, seen_back
 from stages.training import augmentation, calibration, devices
 from stages.training.attack import projected_gradient
+from stages.training.checkpoint import load
 from stages.training.chip_draw import drawn
 from stages.training.chips import Ahead, Batch, Chips, feed
 from stages.training.descent import Descent
@@ -144,12 +145,12 @@ def _trained(kind: str, ground: Ground, held: Held | None, recipe: Recipe, task:
     """Train one network, going on from the checkpoint in ``task.folder`` where a killed run left one."""
     task = replace(task, hardware=counted(task.hardware))
     training = Training(_made(kind, ground, recipe, task), ground, held, recipe, task)
-    checkpoint = _checkpoint(task.folder / CHECKPOINT)
+    checkpoint = load(task.folder / CHECKPOINT)
     resume = checkpoint is not None
     if task.hardware.processes > 1 and not (checkpoint is not None and checkpoint["finished"]):
         given = kind, ground, held, recipe, replace(task, measure=_unasked), resume
         _together(given, task)
-        checkpoint = _checkpoint(task.folder / CHECKPOINT)
+        checkpoint = load(task.folder / CHECKPOINT)
         assert checkpoint is not None, "every epoch leaves a checkpoint"
         assert checkpoint["finished"], "the processes ended before the training did"
     if checkpoint is not None and checkpoint["finished"]:
@@ -278,19 +279,6 @@ def _try_out(trainer: Any, hardware: Hardware) -> None:
     network = precision.convert_module(nn.Conv2d(1, 1, 1)).to(device)
     with precision.train_step_context():
         network(precision.convert_input(torch.ones(1, 1, 2, 2)).to(device)).sum().backward()
-
-
-def _checkpoint(path: Path) -> dict[str, Any] | None:
-    """Read the checkpoint of a killed run; one that cannot be read counts as none."""
-    try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        return None
-    except Exception as fault:  # a truncated file raises whatever its first broken part makes it raise
-        _logger.warning("checkpoint %s cannot be read (%s): the training starts anew", path.name, type(fault).__name__)
-        path.unlink()
-        return None
-    return checkpoint
 
 
 class Training(lightning.LightningModule):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from stages import progress
+from stages.training import checkpoint
 from stages.training.agents.agent import Agent
 from stages.training.agents.environments import allowed, count_actions, name_of, observed
 from stages.training.agents.learner import DeepQ, Learner, q_network
@@ -174,16 +175,12 @@ class Training:
                 for name, value in self.replay.state().items()
             },
         }  # fmt: skip
-        torch.save(state, path.with_suffix(".new"))
-        path.with_suffix(".new").replace(path)
+        checkpoint.save(state, path)
 
     def go_on_from(self, path: Path) -> None:
         """Take up a checkpoint of the same settings, network and environment; any other counts as none."""
-        try:
-            state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
-        except FileNotFoundError:
-            return
-        if state["origin"] != self._origin():
+        state = checkpoint.load_own(path, self._origin(), self.device)
+        if state is None:
             return
         self.step, self.history, self._best = state["step"], History(**state["history"]), state["best"]
         self.learner.restore(state["learner"])

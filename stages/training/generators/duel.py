@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import zlib
 from dataclasses import asdict
 from pathlib import Path
@@ -14,9 +13,8 @@ from torch import Tensor, nn
 
 from stages.errors import DivergedError
 from stages.models.gan import Discriminator, Generator
+from stages.training import checkpoint
 from stages.training.generators.settings import LOSSES, Adversary
-
-_logger = logging.getLogger(__name__)
 
 
 class Duel:
@@ -134,20 +132,12 @@ class Duel:
             raise self._diverged("a weight is not finite")
         state = {name: part.state_dict() for name, part in self._parts().items()}
         own = {"done": self.done, "losses": self.losses, "chance": self.chance.get_state(), "origin": self._origin()}
-        torch.save({**state, **own}, path.with_suffix(".new"))
-        path.with_suffix(".new").replace(path)
+        checkpoint.save({**state, **own}, path)
 
     def go_on_from(self, path: Path) -> None:
         """Take up a checkpoint of the same data and settings; any other counts as none."""
-        try:
-            state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
-        except FileNotFoundError:
-            return
-        except Exception as fault:  # a truncated file raises whatever its first broken part makes it raise
-            _logger.warning("checkpoint %s cannot be read (%s): training anew", path, type(fault).__name__)
-            return
-        if state.get("origin") != self._origin() or state["done"] > self.settings.steps:
-            _logger.warning("checkpoint %s is of other data or settings: training anew", path)
+        state = checkpoint.load_own(path, self._origin(), self.device)
+        if state is None or state["done"] > self.settings.steps:
             return
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
